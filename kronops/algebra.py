@@ -1,0 +1,179 @@
+"""How operators combine: the one place that decides how sums, products and multiples simplify.
+
+Sums and products are flattened, scalars are hoisted out of products, and each new neighbour is
+offered to the hooks ``_plus``, ``_times`` and ``_scaled`` of the operators, which know the closed
+forms. What has none becomes one of the lazy operators.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from kronops.backends.standard import Array
+from kronops.operator import LinearOperator
+from kronops.operators.adjoint import AdjointOperator, TransposedOperator
+from kronops.operators.dense import DenseOperator
+from kronops.operators.diagonal import DiagonalOperator
+from kronops.operators.identity import IdentityOperator
+from kronops.operators.inverse import InverseOperator
+from kronops.operators.kronecker import KroneckerOperator
+from kronops.operators.kronecker_eigen import KroneckerEigenOperator
+from kronops.operators.kronecker_schur import KroneckerSchurOperator
+from kronops.operators.permutation import PermutationOperator
+from kronops.operators.product import ProductOperator
+from kronops.operators.scaled import ScaledOperator, identity_multiple
+from kronops.operators.sum import SumOperator
+from kronops.scaling import rescale
+from kronops.vectors import Shape
+
+__all__ = ["add", "compose", "scale"]
+
+Scalar = float | complex
+
+
+def add(left: LinearOperator, right: LinearOperator) -> LinearOperator:
+    """``left + right``: flattened, each pair of terms in closed form where there is one."""
+    terms: list[LinearOperator] = []
+    for term in (*_terms(left), *_terms(right)):
+        for index, kept in enumerate(terms):
+            merged = _merge(kept, term)
+            if merged is not None:
+                terms[index] = merged
+                break
+        else:
+            terms.append(term)
+    return terms[0] if len(terms) == 1 else SumOperator(tuple(terms))
+
+
+def compose(left: LinearOperator, right: LinearOperator) -> LinearOperator:
+    """``left @ right``: flattened, scalars in front, neighbours in closed form where possible."""
+    scalar: Scalar = 1.0
+    factors: list[LinearOperator] = []
+    for factor in (*_factors(left), *_factors(right)):
+        if isinstance(factor, ScaledOperator):
+            scalar, factor = _product(scalar, factor.scalar), factor.base
+        closed = _closed_product(factors[-1], factor) if factors else None
+        if isinstance(closed, ScaledOperator):
+            scalar, closed = _product(scalar, closed.scalar), closed.base
+        factors[-1 if closed else len(factors) :] = [closed or factor]
+    made = factors[0] if len(factors) == 1 else ProductOperator(tuple(factors))
+    return scale(scalar, made)
+
+
+def scale(scalar: Scalar, op: LinearOperator) -> LinearOperator:
+    """``scalar * op``: folded into the operator, or one `ScaledOperator` deep."""
+    if isinstance(op, ScaledOperator):
+        scalar, op = _product(scalar, op.scalar), op.base
+    if isinstance(scalar, float) and scalar == 1.0:
+        return op
+    return op._scaled(scalar) or ScaledOperator(scalar, op)
+
+
+def invert(op: LinearOperator) -> LinearOperator:
+    """The lazy inverse."""
+    return InverseOperator(op)
+
+
+def adjoint(op: LinearOperator) -> LinearOperator:
+    """The lazy adjoint."""
+    return AdjointOperator(op)
+
+
+def transpose(op: LinearOperator) -> LinearOperator:
+    """The lazy transpose."""
+    return TransposedOperator(op)
+
+
+def integer_power(op: LinearOperator, p: int) -> LinearOperator:
+    """``op ** p`` as a product of ``|p|`` copies of the operator or its inverse."""
+    if p == 0:
+        return IdentityOperator(op.shape[0], like=_like(op))
+    base = op if p > 0 else op.inverse()
+    made = base
+    for _ in range(abs(p) - 1):
+        made = compose(made, base)
+    return made
+
+
+def spectral(basis: LinearOperator, eigenvalues: Array) -> LinearOperator:
+    """``basis · diag(eigenvalues) · basisᴴ`` of a unitary basis."""
+    if isinstance(basis, IdentityOperator):
+        return DiagonalOperator(eigenvalues, check_finite=False)
+    if isinstance(basis, KroneckerOperator):
+        return KroneckerEigenOperator.from_basis(basis, eigenvalues)
+    if isinstance(basis, DenseOperator):
+        return KroneckerEigenOperator.from_basis(KroneckerOperator([basis]), eigenvalues)
+    flat = basis.backend.xp.reshape(eigenvalues, (-1,))
+    return ProductOperator((basis, DiagonalOperator(flat, check_finite=False), basis.H))
+
+
+def shift_kronecker(op: KroneckerOperator, scalar: Scalar) -> LinearOperator:
+    """``op + scalar·I``, by eigendecompositions of the factors or by their Schur forms."""
+    if not op.hermitian:
+        return KroneckerSchurOperator(op, scalar)
+    values, basis = op.kept_eigenbasis
+    shifted = rescale(basis.backend.xp.ones_like(values), [scalar]) + values
+    return KroneckerEigenOperator.from_basis(basis, shifted, definition=shift(op, scalar))
+
+
+def shift(op: LinearOperator, scalar: Scalar) -> LinearOperator:
+    """``op + scalar·I`` as a sum."""
+    return add(op, scale(scalar, IdentityOperator(op.shape[0], like=_like(op))))
+
+
+def permute_columns(op: LinearOperator, order: Array) -> LinearOperator:
+    """The operator whose column ``j`` is column ``order[j]`` of ``op``."""
+    if isinstance(op, DenseOperator):
+        return op.with_matrix(op.backend.xp.take(op.matrix, order, axis=1))
+    return compose(op, PermutationOperator(order, _like(op)))
+
+
+def dense(matrix: Array, domain_shape: Shape) -> LinearOperator:
+    """A matrix as an operator."""
+    return DenseOperator(matrix, domain_shape=domain_shape)
+
+
+def _terms(op: LinearOperator) -> tuple[LinearOperator, ...]:
+    return op.terms if isinstance(op, SumOperator) else (op,)
+
+
+def _factors(op: LinearOperator) -> tuple[LinearOperator, ...]:
+    if isinstance(op, ScaledOperator) and isinstance(op.base, ProductOperator):
+        first, *rest = op.base.factors
+        return (ScaledOperator(op.scalar, first), *rest)
+    return op.factors if isinstance(op, ProductOperator) else (op,)
+
+
+def _merge(left: LinearOperator, right: LinearOperator) -> LinearOperator | None:
+    """Two terms as one: multiples of one operator, or a closed form that either side knows."""
+    if left.shape != right.shape:
+        return None  # SumOperator says what is wrong
+    c, a = (left.scalar, left.base) if isinstance(left, ScaledOperator) else (1.0, left)
+    d, b = (right.scalar, right.base) if isinstance(right, ScaledOperator) else (1.0, right)
+    if a is b or None not in (identity_multiple(left), identity_multiple(right)):
+        return scale(c + d, a)
+    return left._plus(right) or right._plus(left)
+
+
+def _closed_product(left: LinearOperator, right: LinearOperator) -> LinearOperator | None:
+    if left.shape[1] != right.shape[0]:
+        return None  # ProductOperator says what is wrong
+    for identity, other in ((left, right), (right, left)):
+        if isinstance(identity, IdentityOperator) and identity.dtype == other.dtype:
+            return other
+    return left._times(right)
+
+
+def _product(left: Scalar, right: Scalar) -> Scalar:
+    made = left * right
+    if not math.isfinite(abs(made)) or (made == 0 and left != 0 and right != 0):
+        raise OverflowError(f"the scalars {left} and {right} multiply to a number out of range")
+    return made
+
+
+def _like(op: LinearOperator) -> Array:
+    return op.backend.xp.zeros((0,), dtype=op.dtype, device=op.device)
+
+
+LinearOperator._algebra = sys.modules[__name__]

@@ -1,0 +1,118 @@
+"""The floor that knows array libraries and has never heard of operators.
+
+`backend_of` finds the `Backend` of the user's arrays. A library that follows the Python Array API
+needs no module here: `kronops.backends.standard.Backend` is the plain-standard fallback. A module
+beside it gives what the standard lacks or does worse (LAPACK's triangular solves, say). Third
+parties add theirs by `register_backend`, or through the entry-point group ``kronops.backends``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from array_api_compat import array_namespace, is_array_api_obj
+
+from kronops.backends.standard import Backend
+
+__all__ = ["Backend", "backend_named", "backend_of", "is_array", "register_backend"]
+
+# Library name -> "module:class". Nothing is imported before an array of that library arrives.
+_LOCATIONS = {"numpy": "kronops.backends.numpy:NumpyBackend"}
+_NAMESPACES = {"jax": "jax.numpy", "dask": "dask.array"}
+_BY_TYPE: dict[type, Backend] = {}
+
+
+def register_backend(name: str, location: str) -> None:
+    """Make ``location`` (``"module:class"``) the backend of the library called ``name``.
+
+    ``name`` is the root of the array namespace's module: ``"numpy"``, ``"torch"``, ``"mylib"``.
+    The class derives from `Backend`; the module is imported when the first array arrives.
+
+    Examples
+    --------
+    >>> from kronops.backends import register_backend
+    >>> register_backend("numpy", "kronops.backends.numpy:NumpyBackend")
+    """
+    _LOCATIONS[name] = location
+    _BY_TYPE.clear()
+
+
+def is_array(value: Any) -> bool:
+    """Whether ``value`` is an array of some library that follows the standard.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> is_array(np.zeros(3)), is_array([0.0])
+    (True, False)
+    """
+    return type(value) in _BY_TYPE or is_array_api_obj(value)
+
+
+def backend_of(*arrays: Any) -> Backend:
+    """The one backend that all ``arrays`` belong to.
+
+    Raises
+    ------
+    TypeError
+        The arrays are of more than one library, or of none; the message names what they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> backend_of(np.zeros(3)).name
+    'numpy'
+    """
+    first = _backend_of_type(arrays[0])
+    for other in arrays[1:]:
+        backend = _backend_of_type(other)
+        if backend is not first:
+            raise TypeError(
+                f"arrays of two libraries, {first.name} and {backend.name}: "
+                f"bring all of them to one library first"
+            )
+    return first
+
+
+def backend_named(name: str) -> Backend:
+    """The backend of a library by name, which is imported: the caller asked for it.
+
+    Examples
+    --------
+    >>> backend_named("numpy")
+    NumpyBackend('numpy')
+    """
+    try:
+        try:
+            xp = importlib.import_module(f"array_api_compat.{_NAMESPACES.get(name, name)}")
+        except ModuleNotFoundError:
+            xp = importlib.import_module(_NAMESPACES.get(name, name))
+        return _backend_of_type(xp.empty(0))
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"no array library called {name!r} can be imported: {error}") from error
+
+
+def _backend_of_type(array: Any) -> Backend:
+    backend = _BY_TYPE.get(type(array))
+    if backend is None:
+        if not is_array_api_obj(array):
+            raise TypeError(f"expected an array, got {type(array).__name__}")
+        xp = array_namespace(array)
+        name = xp.__name__.removeprefix("array_api_compat.").split(".")[0]
+        known = (b for b in list(_BY_TYPE.values()) if b.name == name)
+        backend = next(known, None) or _load(name, xp)
+        _BY_TYPE[type(array)] = backend
+    return backend
+
+
+def _load(name: str, xp: Any) -> Backend:
+    if name not in _LOCATIONS:
+        for entry in entry_points(group="kronops.backends", name=name):
+            _LOCATIONS[name] = entry.value
+    if name not in _LOCATIONS:
+        return Backend(name, xp)
+    module, _, attribute = _LOCATIONS[name].partition(":")
+    backend: Backend = getattr(importlib.import_module(module), attribute)(name, xp)
+    return backend

@@ -1,0 +1,147 @@
+"""NumPy: LAPACK by SciPy where the standard has no such factorisation, and numpy's array kinds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse.linalg
+from scipy.linalg.lapack import get_lapack_funcs
+
+from kronops.backends.standard import Array, Backend
+from kronops.errors import LinAlgError
+
+__all__ = ["NumpyBackend"]
+
+# LAPACK knows four dtypes. Half precision is computed in single and rounded back.
+_LAPACK = {np.dtype(c): np.dtype(c) for c in "fdFD"} | {np.dtype(np.float16): np.dtype("f")}
+
+
+class NumpyBackend(Backend):
+    """`numpy.ndarray`, with SciPy's LAPACK.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kronops.backends import backend_of
+    >>> backend_of(np.zeros(2))
+    NumpyBackend('numpy')
+    """
+
+    def __init__(self, name: str, xp: Any) -> None:
+        super().__init__(name, np)  # NumPy itself follows the standard since 2.1
+
+    def is_plain(self, array: Any) -> bool:
+        """A plain floating array in native byte order."""
+        return type(array) is np.ndarray and array.dtype in _LAPACK
+
+    def plain(self, array: Array, name: str) -> Array:
+        """The array in native byte order; no masked and no object arrays."""
+        if self.is_plain(array):
+            return array
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array: fill it first (array.filled(value))")
+        if array.dtype == object:
+            raise TypeError(f"{name} has dtype object: convert it to a floating dtype first")
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        return array if type(array) is np.ndarray else np.asarray(array)
+
+    def snapshot(self, array: Array) -> Array:
+        """A copy that nobody can write to."""
+        copy = np.array(array, order="K")
+        copy.flags.writeable = False
+        return copy
+
+    def same_device(self, array: Array, device: Any) -> bool:
+        """Always: NumPy has one device."""
+        return True
+
+    def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
+        """The array itself."""
+        return np.asarray(array)
+
+    def cholesky(self, matrix: Array) -> Array:
+        """LAPACK's ``potrf``."""
+        (potrf,) = get_lapack_funcs(("potrf",), dtype=self._lapack_dtype(matrix))
+        factor, info = potrf(matrix, lower=True, clean=True) if matrix.size else (matrix, 0)
+        if info or not np.all(np.isfinite(factor)):
+            raise LinAlgError("the matrix is not positive definite")
+        return np.asarray(factor, dtype=matrix.dtype)
+
+    def solve_triangular(
+        self, matrix: Array, b: Array, *, lower: bool, adjoint: bool = False
+    ) -> Array:
+        """LAPACK's ``trtrs``."""
+        matrix, b = _common(matrix, b)
+        if not b.size:
+            return np.array(b)
+        (trtrs,) = get_lapack_funcs(("trtrs",), dtype=self._lapack_dtype(matrix))
+        x, info = trtrs(matrix, b, lower=lower, trans=2 if adjoint else 0)
+        if info:
+            raise LinAlgError("the matrix is singular")
+        return np.asarray(x, dtype=b.dtype)
+
+    def cholesky_solve(self, lower: Array, b: Array) -> Array:
+        """LAPACK's ``potrs``."""
+        lower, b = _common(lower, b)
+        if not b.size:
+            return np.array(b)
+        (potrs,) = get_lapack_funcs(("potrs",), dtype=self._lapack_dtype(lower))
+        x, _ = potrs(lower, b, lower=True)
+        return np.asarray(x, dtype=b.dtype)
+
+    def lu(self, matrix: Array) -> Any:
+        """LAPACK's ``getrf``."""
+        if not matrix.size:
+            return matrix, np.zeros(0, dtype=np.intp)
+        (getrf,) = get_lapack_funcs(("getrf",), dtype=self._lapack_dtype(matrix))
+        factors, pivots, info = getrf(matrix)
+        if info:
+            raise LinAlgError("the matrix is singular")
+        return factors, pivots
+
+    def lu_solve(self, factors: Any, b: Array, *, adjoint: bool = False) -> Array:
+        """LAPACK's ``getrs``."""
+        matrix, b = _common(factors[0], b)
+        if not b.size:
+            return np.array(b)
+        (getrs,) = get_lapack_funcs(("getrs",), dtype=self._lapack_dtype(matrix))
+        x, _ = getrs(matrix, factors[1], b, trans=2 if adjoint else 0)
+        return np.asarray(x, dtype=b.dtype)
+
+    def lu_slogdet(self, factors: Any) -> tuple[Array, Array]:
+        """Read off the triangle; each row exchange changes the sign."""
+        diagonal = np.diagonal(factors[0])
+        exchanges = np.count_nonzero(factors[1] != np.arange(diagonal.size))
+        magnitudes = np.abs(diagonal)
+        sign = np.prod(diagonal / magnitudes) * (-1) ** (exchanges % 2)
+        return np.asarray(sign), np.asarray(np.sum(np.log(magnitudes)))
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array]:
+        """NumPy's, in single precision for half precision."""
+        dtype = self._lapack_dtype(matrix)
+        values, vectors = np.linalg.eigh(matrix.astype(dtype, copy=False))
+        return (
+            values.astype(np.empty(0, matrix.dtype).real.dtype, copy=False),
+            vectors.astype(matrix.dtype, copy=False),
+        )
+
+    def solver_library(self) -> Any:
+        """`scipy.sparse.linalg`."""
+        return scipy.sparse.linalg
+
+    def _lapack_dtype(self, matrix: Array) -> Any:
+        try:
+            return _LAPACK[matrix.dtype]
+        except KeyError:
+            raise TypeError(
+                f"LAPACK has no factorisation in {matrix.dtype}: "
+                f"use float32, float64, complex64 or complex128 (op.astype)"
+            ) from None
+
+
+def _common(matrix: Array, b: Array) -> tuple[Array, Array]:
+    """Both in one dtype: LAPACK's wrappers would silently round ``b`` to that of the matrix."""
+    dtype = np.result_type(matrix, b)
+    return matrix.astype(dtype, copy=False), b.astype(dtype, copy=False)

@@ -1,0 +1,179 @@
+"""What kronops asks of an array library beyond the standard, answered by the standard alone.
+
+Every method is right for any library that follows the Python Array API; a backend overrides the
+ones that its library does faster or better. Matrices are 2-D, right-hand sides ``(n, k)``.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import array_api_compat
+import numpy as np
+import scipy.linalg
+
+from kronops.errors import LinAlgError
+
+__all__ = ["Array", "Backend"]
+
+Array = Any
+
+
+class Backend:
+    """An array library: its namespace ``xp`` and what the standard lacks.
+
+    Parameters
+    ----------
+    name : str
+        The library's name, as users import it.
+    xp : module
+        Its namespace, as `array_api_compat.array_namespace` gives it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kronops.backends import backend_of
+    >>> backend_of(np.zeros(2)).cholesky(np.eye(2) * 4.0)
+    array([[2., 0.],
+           [0., 2.]])
+    """
+
+    def __init__(self, name: str, xp: Any) -> None:
+        self.name = name
+        self.xp = xp
+        self._kinds: dict[Any, str] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a backend stands for a library and is not pickled; pickle the arrays")
+
+    # -- what an array is ----------------------------------------------------------------------
+
+    def values_visible(self, array: Array) -> bool:
+        """Whether the values can be read now: not under a tracer, not in an unevaluated graph."""
+        return True
+
+    def kind(self, dtype: Any) -> str:
+        """The standard's kind of a dtype: ``"real floating"``, ``"complex floating"``, …"""
+        kind = self._kinds.get(dtype)
+        if kind is None:
+            kinds = ("real floating", "complex floating", "integral", "bool")
+            kind = next((k for k in kinds if self.xp.isdtype(dtype, k)), "other")
+            self._kinds[dtype] = kind
+        return kind
+
+    def is_plain(self, array: Any) -> bool:
+        """Whether ``array`` surely needs no check at all: a short cut past all of them."""
+        return False
+
+    def plain(self, array: Array, name: str) -> Array:
+        """``array`` itself, or a `TypeError` where the library's kind of array will not do."""
+        return array
+
+    def snapshot(self, array: Array) -> Array:
+        """A copy which later writes to ``array`` do not reach."""
+        return self.xp.asarray(array, copy=True)
+
+    def device(self, array: Array) -> Any:
+        """The device that ``array`` lives on."""
+        return array_api_compat.device(array)
+
+    def same_device(self, array: Array, device: Any) -> bool:
+        """Whether ``array`` lives on ``device``."""
+        return bool(self.device(array) == device)
+
+    def to_device(self, array: Array, device: Any) -> Array:
+        """``array`` on ``device``."""
+        return array_api_compat.to_device(array, device)
+
+    def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
+        """``array`` as a NumPy array, copied from its device where need be."""
+        return np.from_dlpack(array)
+
+    def from_numpy(self, array: np.ndarray[Any, Any], device: Any = None) -> Array:
+        """A NumPy array as an array of this library."""
+        return self.xp.asarray(array.copy(), device=device)
+
+    # -- factorisations ------------------------------------------------------------------------
+
+    def cholesky(self, matrix: Array) -> Array:
+        """Lower triangular ``L`` with ``L Lᴴ = matrix``; `LinAlgError` if not positive definite."""
+        try:
+            factor = self.xp.linalg.cholesky(matrix)
+        except (np.linalg.LinAlgError, RuntimeError) as error:
+            raise LinAlgError("the matrix is not positive definite") from error
+        if self.values_visible(factor) and not bool(self.xp.all(self.xp.isfinite(factor))):
+            raise LinAlgError("the matrix is not positive definite")
+        return factor
+
+    def solve_triangular(
+        self, matrix: Array, b: Array, *, lower: bool, adjoint: bool = False
+    ) -> Array:
+        """``matrix⁻¹ b``, or with ``adjoint`` ``matrix⁻ᴴ b``, of a triangular matrix."""
+        xp = self.xp
+        triangle = xp.tril(matrix) if lower else xp.triu(matrix)
+        return xp.linalg.solve(self.adjoint(triangle) if adjoint else triangle, b)
+
+    def cholesky_solve(self, lower: Array, b: Array) -> Array:
+        """``(L Lᴴ)⁻¹ b``."""
+        half = self.solve_triangular(lower, b, lower=True)
+        return self.solve_triangular(lower, half, lower=True, adjoint=True)
+
+    def lu(self, matrix: Array) -> Any:
+        """What `lu_solve` and `lu_slogdet` need. The standard has no LU: here, the matrix."""
+        return matrix
+
+    def lu_solve(self, factors: Any, b: Array, *, adjoint: bool = False) -> Array:
+        """``matrix⁻¹ b`` or ``matrix⁻ᴴ b`` from `lu`; `LinAlgError` if exactly singular."""
+        try:
+            return self.xp.linalg.solve(self.adjoint(factors) if adjoint else factors, b)
+        except (np.linalg.LinAlgError, RuntimeError) as error:
+            raise LinAlgError("the matrix is singular") from error
+
+    def lu_slogdet(self, factors: Any) -> tuple[Array, Array]:
+        """Sign and logarithm of the absolute determinant from `lu`."""
+        sign, logabsdet = self.xp.linalg.slogdet(factors)
+        return sign, logabsdet
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array]:
+        """Eigenvalues, ascending, and eigenvectors of a Hermitian matrix (its lower triangle)."""
+        values, vectors = self.xp.linalg.eigh(matrix)
+        return values, vectors
+
+    def schur(self, matrix: Array) -> tuple[Array, Array]:
+        """Complex Schur form: upper triangular ``T``, unitary ``Z`` with ``Z T Zᴴ = matrix``.
+
+        No array library but JAX on a CPU has one, so it is computed on the host by SciPy and
+        the two small factors are sent back to the device of ``matrix``.
+        """
+        triangle, basis = scipy.linalg.schur(self.to_numpy(matrix), output="complex")
+        device = self.device(matrix)
+        return self.from_numpy(triangle, device), self.from_numpy(basis, device)
+
+    # -- small things the standard spells at length --------------------------------------------
+
+    def adjoint(self, matrix: Array) -> Array:
+        """The conjugate transpose of the last two axes."""
+        transposed = self.xp.matrix_transpose(matrix)
+        if self.kind(matrix.dtype) == "complex floating":
+            return self.xp.conj(transposed)
+        return transposed
+
+    def outer(self, arrays: list[Array], combine: Any = operator.mul) -> Array:
+        """``combine`` of every choice of entries, one axis for each 1-D array (a product)."""
+        result = arrays[0]
+        for array in arrays[1:]:
+            result = combine(result[..., None], array)
+        return result
+
+    # -- the solver library that goes with the arrays ------------------------------------------
+
+    def solver_library(self) -> Any:
+        """The module like `scipy.sparse.linalg` for these arrays; `TypeError` if there is none."""
+        raise TypeError(
+            f"no library like scipy.sparse.linalg goes with {self.name} arrays: "
+            f"bring the operator to NumPy by op.to_backend('numpy')"
+        )

@@ -1,0 +1,115 @@
+"""What is refused when an operator is built or applied, and in which words.
+
+Every check names the argument, what it was, and what would do.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+from kronops.backends import backend_of, is_array
+from kronops.backends.standard import Array, Backend
+
+__all__ = [
+    "as_damping",
+    "as_inexact",
+    "as_matrix",
+    "as_scalar",
+    "check_finite_values",
+    "epsilon",
+    "is_complex",
+    "is_hermitian",
+]
+
+Scalar = float | complex
+
+
+def as_inexact(array: Any, name: str, like: Any = None) -> Array:
+    """``array`` in a floating dtype; integers and booleans become ``like`` or the default float."""
+    if not is_array(array):
+        raise TypeError(
+            f"{name} is a {type(array).__name__}: an array is needed, for example "
+            f"numpy.asarray({name})"
+        )
+    backend = backend_of(array)
+    array = backend.plain(array, name)
+    kind = backend.kind(array.dtype)
+    if kind.endswith("floating"):
+        return array
+    if kind in ("bool", "integral"):
+        xp = backend.xp
+        default = xp.__array_namespace_info__().default_dtypes()["real floating"]
+        return xp.astype(array, default if like is None else like)
+    raise TypeError(f"{name} has dtype {array.dtype}: a floating dtype is needed")
+
+
+def as_matrix(array: Any, name: str, check_finite: bool = True) -> Array:
+    """A snapshot of a 2-D array, in a floating dtype, finite throughout."""
+    array = as_inexact(array, name)
+    if array.ndim != 2:
+        raise ValueError(f"{name} has shape {array.shape}: a matrix with two axes is needed")
+    if check_finite:
+        check_finite_values(array, name)
+    return backend_of(array).snapshot(array)
+
+
+def check_finite_values(array: Array, name: str) -> None:
+    """Refuse NaN and infinity anywhere in ``array``, where its values can be seen."""
+    backend = backend_of(array)
+    if backend.values_visible(array) and not bool(backend.xp.all(backend.xp.isfinite(array))):
+        raise ValueError(f"{name} has NaN or infinite entries (check_finite=False lets them pass)")
+
+
+def as_scalar(value: Any, name: str) -> Scalar:
+    """``value`` as a Python scalar, which never promotes an array."""
+    if is_array(value) and getattr(value, "ndim", 1) == 0:
+        value = complex(value) if is_complex(value) else float(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Complex):
+        raise TypeError(f"{name} is a {type(value).__name__}: a real or complex number is needed")
+    try:
+        scalar: Scalar = float(value) if isinstance(value, numbers.Real) else complex(value)
+    except OverflowError as error:
+        raise OverflowError(f"{name} = {value} is too large for a float") from error
+    if not math.isfinite(abs(scalar)):
+        raise ValueError(f"{name} = {scalar}: a finite number is needed")
+    return scalar
+
+
+def as_damping(value: Any, name: str = "value") -> float:
+    """A finite real number ≥ 0."""
+    scalar = as_scalar(value, name)
+    if isinstance(scalar, complex):
+        raise TypeError(f"{name} = {scalar} is complex: damping is a real number ≥ 0")
+    if scalar < 0:
+        raise ValueError(f"{name} = {scalar} is negative: damping is a real number ≥ 0")
+    return scalar
+
+
+def epsilon(array: Array) -> float:
+    """The unit of rounding (twice the relative error of one operation) of the array's dtype."""
+    return float(backend_of(array).xp.finfo(array.dtype).eps)
+
+
+def is_complex(array: Array) -> bool:
+    """Whether the array's dtype is complex."""
+    return backend_of(array).kind(array.dtype) == "complex floating"
+
+
+def is_hermitian(matrix: Array) -> bool:
+    """Whether a matrix is Hermitian up to the rounding of a sum of as many terms as it has rows.
+
+    False where values cannot be seen.
+    """
+    backend: Backend = backend_of(matrix)
+    xp = backend.xp
+    if matrix.shape[0] != matrix.shape[1]:
+        return False
+    if matrix.shape[0] == 0:
+        return True
+    if not backend.values_visible(matrix):
+        return False
+    asymmetry = float(xp.max(xp.abs(matrix - backend.adjoint(matrix))))
+    largest = float(xp.max(xp.abs(matrix)))
+    return asymmetry <= (10 + matrix.shape[0]) * epsilon(matrix) * largest

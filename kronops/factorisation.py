@@ -1,0 +1,170 @@
+"""Dense square matrices, factorised once: solves, determinants, and how far from singular.
+
+Rows and columns are scaled by powers of two first (exactly), so that what is called singular does
+not depend on units, and entries of 1e±150 do no harm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from kronops.backends import backend_of
+from kronops.backends.standard import Array, Backend
+from kronops.checks import epsilon
+from kronops.errors import LinAlgError, LinAlgWarning, warn
+
+__all__ = ["Factorisation", "factorise", "singular"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Factorisation:
+    """``diag(1/rows) · S · diag(1/columns)`` with ``S = L Lᴴ`` (``definite``) or ``S = L U``."""
+
+    backend: Backend
+    scaled: Array
+    rows: Array
+    columns: Array
+    definite: bool
+    factors: Any
+
+    def solve(self, b: Array, adjoint: bool = False) -> Array:
+        """The solution for right-hand sides ``(n, k)``."""
+        before, after = (self.columns, self.rows) if adjoint else (self.rows, self.columns)
+        return self._solve_scaled(b * before[:, None], adjoint) * after[:, None]
+
+    def slogdet(self) -> tuple[Array, Array]:
+        """Sign and logarithm of the absolute determinant."""
+        xp = self.backend.xp
+        if self.definite:
+            sign = xp.ones((), dtype=self.scaled.dtype, device=self.backend.device(self.scaled))
+            logabsdet = 2 * xp.sum(xp.log(xp.abs(xp.linalg.diagonal(self.factors))))
+        else:
+            sign, logabsdet = self.backend.lu_slogdet(self.factors)
+        # The scales are powers of two: their logarithms add up exactly before the one product.
+        exponent = xp.sum(xp.log2(self.rows)) + xp.sum(xp.log2(self.columns))
+        return sign, logabsdet - exponent * math.log(2.0)
+
+    def cholesky(self) -> Array:
+        """The lower triangular ``L`` of the matrix itself, if ``definite``."""
+        return self.factors / self.rows[:, None]
+
+    def check_condition(self, matrix: Array, what: str, refuse: bool = True) -> None:
+        """Refuse a matrix that is singular to rounding; warn of one that is nearly so.
+
+        Singular is judged on the scaled matrix; the warning is about the matrix as it is.
+        """
+        eps = epsilon(self.scaled)
+        condition = _one_norm(self.scaled) * self._inverse_norm(self._solve_scaled)
+        if refuse and condition > 4.0 / eps:
+            raise LinAlgError(singular(what))
+        if condition <= 0.1 / eps:
+            condition = _one_norm(matrix) * self._inverse_norm(self.solve)
+        if condition > 0.1 / eps:
+            warn(
+                f"{what} has condition number {condition:.1e}: "
+                f"few or no digits of the solution may be right",
+                LinAlgWarning,
+            )
+
+    def _solve_scaled(self, b: Array, adjoint: bool = False) -> Array:
+        if not self.definite:
+            return self.backend.lu_solve(self.factors, b, adjoint=adjoint)
+        return self.backend.cholesky_solve(self.factors, b)
+
+    def _inverse_norm(self, solve: Callable[[Array, bool], Array]) -> float:
+        """Hager's estimate of the inverse's 1-norm, from a few solves (Higham 1988, alg. 4.1)."""
+        xp = self.backend.xp
+        n = self.scaled.shape[0]
+        x = xp.full((n, 1), 1.0 / n, dtype=self.scaled.dtype, device=self.backend.device(self.rows))
+        estimate = 0.0
+        for _ in range(5):
+            y = solve(x, False)
+            magnitude = xp.abs(y)
+            grown = float(xp.sum(magnitude))
+            if not math.isfinite(grown):
+                return math.inf
+            if grown <= estimate:
+                break
+            estimate = grown
+            unit = xp.where(magnitude == 0, xp.ones_like(magnitude), magnitude)
+            steepest = xp.argmax(xp.abs(solve(y / unit, True))[:, 0])
+            x = xp.zeros_like(x) + xp.astype(xp.arange(n) == steepest, x.dtype)[:, None]
+        return estimate
+
+
+def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Factorisation:
+    """Cholesky if positive definite, else LU, of a square matrix.
+
+    Parameters
+    ----------
+    matrix : array, shape (n, n)
+    hermitian : bool
+        Whether Cholesky is tried: its failure shows that the matrix is indefinite.
+    claimed : bool
+        Whether the matrix was claimed positive definite, so that this failure is an error.
+    what : str
+        The name of the matrix in messages.
+
+    Raises
+    ------
+    LinAlgError
+        Exactly singular, or not positive definite although ``claimed``.
+    """
+    backend = backend_of(matrix)
+    if hermitian:
+        matrix = 0.5 * matrix + 0.5 * backend.adjoint(matrix)
+    rows, columns = _scales(backend, matrix, hermitian, what)
+    scaled = matrix * rows[:, None] * columns
+    if hermitian:
+        try:
+            lower = backend.cholesky(scaled)
+        except LinAlgError:
+            if claimed:
+                raise LinAlgError(f"{what} is not positive definite") from None
+        else:
+            return Factorisation(backend, scaled, rows, columns, True, lower)
+    try:
+        return Factorisation(backend, scaled, rows, columns, False, backend.lu(scaled))
+    except LinAlgError:
+        raise LinAlgError(singular(what)) from None
+
+
+def singular(what: str) -> str:
+    """What is said of a singular matrix."""
+    return f"{what} is singular: add damping, or use a pseudo-inverse"
+
+
+def _scales(backend: Backend, matrix: Array, hermitian: bool, what: str) -> tuple[Array, Array]:
+    """Powers of two that bring the largest entry of every row and column near one."""
+    xp = backend.xp
+    magnitude = xp.abs(matrix)
+    if 0 in matrix.shape:
+        empty = xp.reshape(magnitude, (-1,))
+        return empty, empty
+    largest = xp.max(magnitude, axis=1)
+    if backend.values_visible(matrix) and bool(xp.any(largest == 0)):
+        raise LinAlgError(singular(what))
+    if hermitian:
+        diagonal = xp.linalg.diagonal(magnitude)
+        rows = _power_of_two(xp, xp.sqrt(xp.where(diagonal == 0, largest, diagonal)))
+        return rows, rows
+    rows = _power_of_two(xp, largest)
+    largest = xp.max(magnitude * rows[:, None], axis=0)
+    if backend.values_visible(matrix) and bool(xp.any(largest == 0)):
+        raise LinAlgError(singular(what))
+    return rows, _power_of_two(xp, largest)
+
+
+def _power_of_two(xp: Any, magnitude: Array) -> Array:
+    """The reciprocals of positive numbers, rounded to powers of two that can be represented."""
+    limit = math.log2(float(xp.finfo(magnitude.dtype).max)) - 4.0
+    unit = xp.where(magnitude == 0, xp.ones_like(magnitude), magnitude)
+    return 2.0 ** xp.clip(-xp.round(xp.log2(unit)), -limit, limit)
+
+
+def _one_norm(matrix: Array) -> float:
+    xp = backend_of(matrix).xp
+    return float(xp.max(xp.sum(xp.abs(matrix), axis=0)))

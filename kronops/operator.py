@@ -1,0 +1,627 @@
+"""`LinearOperator`: what every operator can do, and the little that its author must write."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+
+from kronops import columns, scaling, spectrum, tree
+from kronops.backends import backend_named, backend_of, is_array
+from kronops.backends.standard import Array, Backend
+from kronops.checks import as_damping, as_inexact, as_scalar
+from kronops.errors import DensificationWarning, LinAlgError, warn
+from kronops.vectors import Shape, flatten, size_of
+
+__all__ = ["EighResult", "LinearOperator", "SlogdetResult", "cached"]
+
+T = TypeVar("T")
+
+
+class EighResult(NamedTuple):
+    """Eigenvalues ``(n,)``, ascending, and the unitary operator of their eigenvectors."""
+
+    eigenvalues: Array
+    eigenvectors: LinearOperator
+
+
+class SlogdetResult(NamedTuple):
+    """The determinant as ``sign * exp(logabsdet)``, both arrays without axes."""
+
+    sign: Array
+    logabsdet: Array
+
+
+class cached(Generic[T]):
+    """A property that is computed at first use and published by one assignment.
+
+    Nothing is kept while an array in the result is being traced.
+    """
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, op: Any, owner: type) -> T:
+        if op is None:
+            return self  # type: ignore[return-value]
+        value = self.function(op)
+        if all(backend_of(leaf).values_visible(leaf) for leaf in tree.leaves(value)):
+            op.__dict__[self.name] = value
+        return value
+
+
+class Algebra(Protocol):
+    """How operators combine; `kronops.algebra`, the floor above, sets `LinearOperator._algebra`."""
+
+    def add(self, left: LinearOperator, right: LinearOperator) -> LinearOperator: ...
+    def compose(self, left: LinearOperator, right: LinearOperator) -> LinearOperator: ...
+    def scale(self, scalar: float | complex, op: LinearOperator) -> LinearOperator: ...
+    def invert(self, op: LinearOperator) -> LinearOperator: ...
+    def adjoint(self, op: LinearOperator) -> LinearOperator: ...
+    def transpose(self, op: LinearOperator) -> LinearOperator: ...
+    def integer_power(self, op: LinearOperator, p: int) -> LinearOperator: ...
+    def spectral(self, basis: LinearOperator, eigenvalues: Array) -> LinearOperator: ...
+    def shift(self, op: LinearOperator, scalar: float | complex) -> LinearOperator: ...
+    def shift_kronecker(self, op: Any, scalar: float | complex) -> LinearOperator: ...
+    def permute_columns(self, op: LinearOperator, order: Array) -> LinearOperator: ...
+    def dense(self, matrix: Array, domain_shape: Shape) -> LinearOperator: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LinearOperator(ABC):
+    """A linear map between vectors, known by its structure and not by its entries.
+
+    Subclasses are frozen dataclasses whose fields are arrays and operators (or tuples and dicts
+    of these) and Python scalars. An author writes three things:
+
+    - ``shape``, the pair ``(m, n)``;
+    - ``_matmat(x)``: the product with ``x`` of shape ``(..., n, k)``, already checked;
+    - ``_adjoint()``: the adjoint as an operator; or, where it has no name of its own,
+      ``_rmatmat(x)``: the adjoint's product.
+
+    Everything else follows. What structure makes cheaper is a hook over a right default:
+    ``domain_shape``, ``range_shape``, ``hermitian``, ``_transpose``, ``_apply_last``,
+    ``_inverse``, ``_solve``, ``_slogdet``, ``_trace``, ``_diagonal``, ``_to_dense``, ``_norm``,
+    ``_exponent``, ``_eigenbasis``, ``_power``, ``_cholesky``, ``_shifted``, ``_scaled``, ``_plus``,
+    ``_times``.
+    `kronops.operators.diagonal` is the file to read first.
+    """
+
+    _algebra: ClassVar[Algebra]
+    __array_ufunc__: ClassVar[None] = None  # NumPy leaves ``array @ op`` and ``scalar * op`` to us
+
+    # -- the contract --------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """``(m, n)``, exact integers."""
+
+    @abstractmethod
+    def _matmat(self, x: Array) -> Array:
+        """The product with ``x`` of shape ``(..., n, k)``, in fresh memory ``(..., m, k)``."""
+
+    def _adjoint(self) -> LinearOperator:
+        return self._algebra.adjoint(self)
+
+    def _rmatmat(self, x: Array) -> Array:
+        """The adjoint's product; asked only of operators without an ``_adjoint`` of their own."""
+        raise TypeError(f"{type(self).__name__} defines neither _adjoint nor _rmatmat")
+
+    def __post_init__(self) -> None:
+        self._check_one_home()
+
+    # -- what an operator is -------------------------------------------------------------------
+
+    @cached
+    def backend(self) -> Backend:
+        """The array library of the operator's arrays."""
+        return backend_of(*tree.leaves(self))
+
+    @cached
+    def dtype(self) -> Any:
+        """The dtype of the matrix's entries."""
+        inexact = [leaf for leaf in tree.leaves(self) if self._kind(leaf).endswith("floating")]
+        xp = self.backend.xp
+        dtype = xp.result_type(*inexact)
+        if any(isinstance(child, complex) for child in tree.children(self)):
+            return xp.result_type(dtype, xp.complex64)
+        if any(isinstance(c, LinearOperator) and c._complex for c in tree.children(self)):
+            return xp.result_type(dtype, xp.complex64)
+        return dtype
+
+    @cached
+    def device(self) -> Any:
+        """The device of the operator's arrays."""
+        return self.backend.device(next(tree.leaves(self)))
+
+    @property
+    def domain_shape(self) -> Shape:
+        """The shape of unflattened vectors that go in; for blocks, a list or dict of shapes."""
+        return (self.shape[1],)
+
+    @property
+    def range_shape(self) -> Shape:
+        """The shape of unflattened vectors that come out."""
+        return self.domain_shape if self._square else (self.shape[0],)
+
+    @property
+    def hermitian(self) -> bool:
+        """Whether the operator is known to equal its adjoint, from structure or from values."""
+        return False
+
+    @property
+    def ndim(self) -> int:
+        """Two, as of every matrix."""
+        return 2
+
+    @property
+    def T(self) -> LinearOperator:
+        """The transpose."""
+        return self._transpose()
+
+    @cached
+    def H(self) -> LinearOperator:
+        """The adjoint (conjugate transpose)."""
+        return self._adjoint()
+
+    # -- products ------------------------------------------------------------------------------
+
+    def __matmul__(self, other: Any) -> Any:
+        """``op @ x`` for an array ``(n,)`` or ``(..., n, k)``; ``op @ op`` composes."""
+        if isinstance(other, LinearOperator):
+            return self._algebra.compose(self, other)
+        return self._apply(other)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        """``x @ op`` for an array ``(m,)`` or ``(..., k, m)``."""
+        if getattr(other, "ndim", 0) < 2:
+            return self.T._apply(other)
+        transpose = self.backend.xp.matrix_transpose
+        return transpose(self.T._apply(transpose(other)))
+
+    def matvec(self, x: Array) -> Array:
+        """``op x`` for ``x`` of shape ``(n,)`` or ``(n, 1)``, as SciPy has it."""
+        return self._apply(x)
+
+    def matmat(self, x: Array) -> Array:
+        """``op X`` for ``X`` of shape ``(..., n, k)``."""
+        return self._apply(x)
+
+    def rmatvec(self, x: Array) -> Array:
+        """``opᴴ x`` for ``x`` of shape ``(m,)`` or ``(m, 1)``."""
+        return self.H._apply(x)
+
+    def rmatmat(self, x: Array) -> Array:
+        """``opᴴ X`` for ``X`` of shape ``(..., m, k)``."""
+        return self.H._apply(x)
+
+    def multiply(self, v: Any) -> Any:
+        """``op`` times the structured vector ``v``, in the structure of ``v``.
+
+        Parameters
+        ----------
+        v : array, pair of arrays, or list, tuple or dict of these
+            A flat array ``(n,)``; an array of ``domain_shape``, or with leading axes that fold
+            into its first axis; a pair ``(weights, bias)``, the bias being the last row of the
+            ``domain_shape`` matrix; for block-diagonal operators, one such vector for each block.
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> op = kronops.kron(np.eye(3), 2 * np.eye(2))
+        >>> weights, bias = op.multiply((np.ones((2, 2)), np.zeros(2)))
+        >>> weights
+        array([[2., 2.],
+               [2., 2.]])
+        """
+        flat, restore = flatten(v, self.domain_shape, self.range_shape)
+        return restore(self._apply(flat))
+
+    def multiply_inverse(self, v: Any) -> Any:
+        """``op⁻¹`` times the structured vector ``v``; factorisations are kept for the next call."""
+        return self.inverse().multiply(v)
+
+    def multiply_power(self, v: Any, p: float) -> Any:
+        """``op.power(p)`` times the structured vector ``v``."""
+        return self.power(p).multiply(v)
+
+    # -- arithmetic ----------------------------------------------------------------------------
+
+    def __add__(self, other: Any) -> LinearOperator:
+        self._refuse_non_operator(other, "+")
+        return self._algebra.add(self, other)
+
+    def __sub__(self, other: Any) -> LinearOperator:
+        self._refuse_non_operator(other, "-")
+        return self._algebra.add(self, -other)
+
+    def __mul__(self, scalar: Any) -> LinearOperator:
+        if isinstance(scalar, LinearOperator) or getattr(scalar, "ndim", 0) > 0:
+            raise TypeError("* is for scalars alone: compose operators and apply them by @")
+        return self._algebra.scale(as_scalar(scalar, "the scalar"), self)
+
+    def __truediv__(self, scalar: Any) -> LinearOperator:
+        return self._algebra.scale(1.0 / as_scalar(scalar, "the scalar"), self)
+
+    def __neg__(self) -> LinearOperator:
+        return self._algebra.scale(-1.0, self)
+
+    __radd__, __rsub__, __rmul__ = __add__, __sub__, __mul__
+
+    # -- operators made from this one ----------------------------------------------------------
+
+    def inverse(self) -> LinearOperator:
+        """The inverse, as an operator of the same family where there is one.
+
+        Raises
+        ------
+        ValueError
+            The operator is not square.
+        LinAlgError
+            It is singular; raised when the factorisation is first needed.
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> kronops.DiagonalOperator(np.array([2.0, 4.0])).inverse().to_dense()
+        array([[0.5 , 0.  ],
+               [0.  , 0.25]])
+        """
+        return self._kept_inverse
+
+    def power(self, p: float) -> LinearOperator:
+        """``op ** p``: any integer ``p``; any real ``p`` if Hermitian and positive (semi)definite.
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> kronops.DiagonalOperator(np.array([4.0, 9.0])).power(-0.5).diagonal()
+        array([0.5       , 0.33333333])
+        """
+        self._require_square("power")
+        exponent = as_scalar(p, "p")
+        if isinstance(exponent, complex):
+            raise TypeError(f"p = {p} is complex: a real exponent is needed")
+        return self if exponent == 1 else self._power(exponent)
+
+    def sqrt(self) -> LinearOperator:
+        """The positive semidefinite square root, ``op.power(0.5)``."""
+        return self.power(0.5)
+
+    def cholesky(self) -> LinearOperator:
+        """Lower triangular ``L`` with ``L Lᴴ = op``; `LinAlgError` if not positive definite."""
+        self._require_square("cholesky")
+        return self._cholesky()
+
+    def damped(self, value: float, method: str = "exact", pi: str | float = "trace") -> Any:
+        """``op + value·I`` (``method="exact"``), or its Kronecker-factored approximation.
+
+        Parameters
+        ----------
+        value : float
+            A finite real number ≥ 0.
+        method : {"exact", "factored"}
+            ``"factored"`` is for Kronecker and series operators: each factor gets its share.
+        pi : "trace" or float
+            How the factored damping is split: by the factors' mean eigenvalues, or by a number
+            π > 0: ``c·(A + π√λ I) ⊗ (G + √λ/π I)`` [1]_.
+
+        References
+        ----------
+        .. [1] Martens and Grosse, Optimizing neural networks with Kronecker-factored approximate
+           curvature, 2015, section 6.3. https://arxiv.org/abs/1503.05671
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> kronops.kron(np.eye(2), 3 * np.eye(2)).damped(0.5).diagonal()
+        array([3.5, 3.5, 3.5, 3.5])
+        """
+        self._require_square("damped")
+        value = as_damping(value)
+        if method == "exact":
+            return self._shifted(value)
+        if method == "factored":
+            return self._factored(value, pi)
+        raise ValueError(f'method = {method!r}: "exact" and "factored" would do')
+
+    # -- numbers and arrays made from this operator --------------------------------------------
+
+    def solve(self, b: Array) -> Array:
+        """``op⁻¹ b`` for an array of shape ``(n,)`` or ``(..., n, k)``."""
+        return self.inverse()._apply(b, "b")
+
+    def slogdet(self) -> SlogdetResult:
+        """Sign and logarithm of the absolute determinant; ``(0, -inf)`` if exactly singular.
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> kronops.kron(2 * np.eye(100), np.eye(100)).slogdet().logabsdet  # the det overflows
+        np.float64(6931.471805599453)
+        """
+        self._require_square("slogdet")
+        return SlogdetResult(*self._slogdet())
+
+    def logdet(self) -> Array:
+        """The logarithm of a determinant that is positive; ``-inf`` where it is zero.
+
+        Raises
+        ------
+        LinAlgError
+            The determinant is negative or complex: `slogdet` has its sign.
+        """
+        sign, logabsdet = self.slogdet()
+        if self.backend.values_visible(sign):
+            phase = complex(sign)
+            if phase != 0 and abs(phase - 1) > 1e-2:
+                raise LinAlgError(
+                    f"logdet of a determinant with sign {phase:.3g}: use slogdet, which gives it"
+                )
+        return logabsdet
+
+    def trace(self) -> Array:
+        """The sum of the diagonal, an array without axes."""
+        self._require_square("trace")
+        return self._trace()
+
+    def diagonal(self) -> Array:
+        """The diagonal, flat, of shape ``(n,)``."""
+        self._require_square("diagonal")
+        return self._diagonal()
+
+    def eigh(self) -> EighResult:
+        """Eigenvalues, ascending, and eigenvectors (an operator) of a Hermitian operator.
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> values, vectors = kronops.kron(np.diag([2.0, 1.0]), np.diag([3.0, 5.0])).eigh()
+        >>> values
+        array([ 3.,  5.,  6., 10.])
+        """
+        self._require_square("eigh")
+        values, basis = self._eigenbasis()
+        flat = self.backend.xp.reshape(spectrum.real(values, "the operator"), (-1,))
+        order = self.backend.xp.argsort(flat)
+        sorted_basis = self._algebra.permute_columns(basis, order)
+        return EighResult(self.backend.xp.take(flat, order), sorted_basis)
+
+    def norm(self, ord: Any = "fro") -> Array:
+        """A matrix norm: ``"fro"``, 1, 2, ``inf`` or ``"nuc"``, as `numpy.linalg.norm` has them."""
+        if not (isinstance(ord, (str, int, float)) and ord in ("fro", "nuc", 1, 2, float("inf"))):
+            raise ValueError(f'ord = {ord!r}: "fro", "nuc", 1, 2 and inf would do')
+        return self._norm(ord)
+
+    def to_dense(self, limit: int | None = 10**8) -> Array:
+        """The matrix. `ValueError` if it has more than ``limit`` entries; None lifts the limit."""
+        entries = self.shape[0] * self.shape[1]
+        if limit is not None and entries > limit:
+            raise ValueError(
+                f"the matrix has {self.shape[0]} x {self.shape[1]} = {entries} entries, more than "
+                f"limit = {limit}: raise it, or pass limit=None"
+            )
+        return self._to_dense()
+
+    def to_scipy(self) -> Any:
+        """A `scipy.sparse.linalg.LinearOperator`; for CuPy arrays, cupyx's."""
+        return self.backend.solver_library().LinearOperator(
+            self.shape,
+            matvec=self.matvec,
+            rmatvec=self.rmatvec,
+            matmat=self.matmat,
+            rmatmat=self.rmatmat,
+            dtype=self.dtype,
+        )
+
+    # -- explicit moves ------------------------------------------------------------------------
+
+    def astype(self, dtype: Any) -> Any:
+        """The operator with its arrays in another floating dtype."""
+        if self._complex and self.backend.kind(dtype) != "complex floating":
+            raise ValueError(f"astype({dtype}) of a complex operator would lose imaginary parts")
+        xp = self.backend.xp
+
+        def cast(leaf: Array) -> Array:
+            if not self._kind(leaf).endswith("floating"):
+                return leaf
+            if scaling.exponent(leaf) > math.log2(float(xp.finfo(dtype).max)):
+                raise OverflowError(f"an array of {type(self).__name__} does not fit into {dtype}")
+            return xp.astype(leaf, dtype)
+
+        return tree.map_leaves(self, cast)
+
+    def to_device(self, device: Any) -> Any:
+        """The operator with its arrays on another device."""
+        return tree.map_leaves(self, lambda leaf: self.backend.to_device(leaf, device))
+
+    def to_backend(self, name: str) -> Any:
+        """The operator with its arrays in another library, by name (``"numpy"``)."""
+        target = backend_named(name)
+        return tree.map_leaves(self, lambda leaf: target.from_numpy(self.backend.to_numpy(leaf)))
+
+    # -- optional hooks, each with a right default ---------------------------------------------
+
+    def _transpose(self) -> LinearOperator:
+        return self._algebra.transpose(self) if self._complex else self.H
+
+    def _apply_last(self, x: Array) -> Array:
+        """The product along the last axis: ``x`` of shape ``(..., n)`` becomes ``(..., m)``."""
+        transpose = self.backend.xp.matrix_transpose
+        return transpose(self._matmat(transpose(x)))
+
+    def _inverse(self) -> LinearOperator:
+        return self._algebra.invert(self)
+
+    def _solve(self, x: Array) -> Array:
+        """The inverse's product, for operators whose inverse has no name of its own."""
+        return self._densified._solve(x)
+
+    def _slogdet(self) -> tuple[Array, Array]:
+        return self._densified._slogdet()
+
+    def _trace(self) -> Array:
+        return self.backend.xp.sum(self._diagonal())
+
+    def _diagonal(self) -> Array:
+        return columns.diagonal(self)
+
+    def _to_dense(self) -> Array:
+        return columns.dense(self)
+
+    def _norm(self, ord: Any) -> Array:
+        return columns.frobenius_norm(self) if ord == "fro" else self._densified._norm(ord)
+
+    def _eigenbasis(self) -> tuple[Array, LinearOperator]:
+        """Eigenvalues of ``range_shape`` in any order, and the unitary basis they belong to."""
+        return self._densified._eigenbasis()
+
+    def _power(self, p: float) -> LinearOperator:
+        if p.is_integer():
+            return self._algebra.integer_power(self, int(p))
+        values, basis = self._eigenbasis()
+        return self._algebra.spectral(basis, spectrum.power(values, p, "the operator"))
+
+    def _cholesky(self) -> LinearOperator:
+        return self._densified._cholesky()
+
+    def _shifted(self, scalar: float | complex) -> LinearOperator:
+        """``op + scalar·I`` in closed form, or the plain sum."""
+        return self._algebra.shift(self, scalar)
+
+    def _factored(self, value: float, pi: str | float) -> LinearOperator:
+        raise ValueError(
+            f'method="factored" splits damping over Kronecker factors, and this is a '
+            f'{type(self).__name__}: method="exact" would do'
+        )
+
+    def _exponent(self) -> int:
+        """The binary exponent of the largest entry, where it is cheap to know; else 0."""
+        return 0
+
+    def _scaled(self, scalar: float | complex) -> LinearOperator | None:
+        """``scalar * op`` with the scalar folded in, or None."""
+        return None
+
+    def _plus(self, other: LinearOperator) -> LinearOperator | None:
+        """``op + other`` in closed form, or None."""
+        return None
+
+    def _times(self, other: LinearOperator) -> LinearOperator | None:
+        """``op @ other`` in closed form, or None."""
+        return None
+
+    # -- inside --------------------------------------------------------------------------------
+
+    @cached
+    def _kept_inverse(self) -> LinearOperator:
+        self._require_square("inverse")
+        made = self._inverse()
+        made.__dict__.setdefault("_kept_inverse", self)  # so that a double inverse is the original
+        return made
+
+    @cached
+    def _densified(self) -> Any:
+        warn(
+            f"{type(self).__name__} {self.shape} is written out as a dense matrix: no identity "
+            f"gives this from its structure",
+            DensificationWarning,
+        )
+        return self._algebra.dense(self.to_dense(), self.domain_shape)
+
+    @property
+    def _square(self) -> bool:
+        return self.shape[0] == self.shape[1]
+
+    @cached
+    def _complex(self) -> bool:
+        return self.backend.kind(self.dtype) == "complex floating"
+
+    def _kind(self, leaf: Array) -> str:
+        return self.backend.kind(leaf.dtype)
+
+    def _apply(self, x: Any, name: str = "x") -> Array:
+        x = self._as_input(x, name)
+        n = self.shape[1]
+        if x.ndim == 1:
+            if x.shape[0] == n:
+                return self._matmat(x[:, None])[:, 0]
+        elif x.ndim > 1 and x.shape[-2] == n:
+            return self._matmat(x)
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}, the operator {self.shape}: "
+            f"({n},) or (..., {n}, k) would do"
+        )
+
+    def _as_input(self, x: Any, name: str) -> Array:
+        backend = self.backend
+        if backend.is_plain(x):
+            return x
+        x = as_inexact(x, name, like=self.dtype)
+        if backend_of(x) is not backend:
+            raise TypeError(
+                f"{name} is an array of {backend_of(x).name}, the operator's are of "
+                f"{backend.name}: move one of them (op.to_backend)"
+            )
+        if not backend.same_device(x, self.device):
+            raise TypeError(
+                f"{name} is on device {backend.device(x)}, the operator on {self.device}: "
+                f"move one of them (op.to_device)"
+            )
+        return x
+
+    def _check_one_home(self) -> None:
+        """One library and one device for all arrays of the operator."""
+        backend = self.backend
+        for leaf in tree.leaves(self):
+            if not backend.same_device(leaf, self.device):
+                raise TypeError(
+                    f"arrays on two devices, {self.device} and {backend.device(leaf)}: "
+                    f"bring all of them to one device first"
+                )
+
+    def _require_square(self, what: str) -> None:
+        if not self._square:
+            raise ValueError(f"{what} needs a square operator, this one has shape {self.shape}")
+
+    def _refuse_non_operator(self, other: Any, sign: str) -> None:
+        if isinstance(other, LinearOperator):
+            return
+        if is_array(other) and other.ndim:
+            raise TypeError(f"op {sign} array: wrap the array, op {sign} DenseOperator(array)")
+        raise TypeError(
+            f"op {sign} {type(other).__name__}: use op.damped(value), or "
+            f"op {sign} value * IdentityOperator(n, like=array)"
+        )
+
+    def __repr__(self) -> str:
+        parts = [f"shape={self.shape}", f"dtype={self.dtype}", f"backend={self.backend.name}"]
+        inner = [c for c in tree.children(self) if isinstance(c, LinearOperator)]
+        if inner:
+            names = [f"{type(c).__name__}{c.shape}" for c in inner[:4]]
+            more = [f"… {len(inner) - 4} more"] if len(inner) > 4 else []
+            parts.append(f"children=[{', '.join(names + more)}]")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, content in state.items():
+            snapshot = tree.map_leaves(content, lambda leaf: backend_of(leaf).snapshot(leaf))
+            object.__setattr__(self, name, snapshot)
+
+
+def common_shape(ops: tuple[LinearOperator, ...], which: str) -> Shape:
+    """The ``domain_shape`` or ``range_shape`` that all operators share; flat if they differ."""
+    shapes = [getattr(op, which) for op in ops]
+    if all(shape == shapes[0] for shape in shapes):
+        return shapes[0]
+    return (size_of(shapes[0]),)

@@ -1,0 +1,100 @@
+"""Adjoints and transposes of operators that have no closer name for them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from kronops.backends.standard import Array
+from kronops.operator import LinearOperator
+from kronops.vectors import Shape
+
+__all__ = ["AdjointOperator", "TransposedOperator"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class _Flipped(LinearOperator):
+    """What an adjoint and a transpose share: the shapes exchanged."""
+
+    base: LinearOperator
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        m, n = self.base.shape
+        return n, m
+
+    @property
+    def domain_shape(self) -> Shape:
+        return self.base.range_shape
+
+    @property
+    def range_shape(self) -> Shape:
+        return self.base.domain_shape
+
+    @property
+    def hermitian(self) -> bool:
+        return self.base.hermitian
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class AdjointOperator(_Flipped):
+    """``baseᴴ``, of an operator that gives its adjoint's product by ``_rmatmat``.
+
+    Parameters
+    ----------
+    base : LinearOperator
+
+    Examples
+    --------
+    >>> import numpy as np, kronops
+    >>> product = kronops.DenseOperator(np.ones((2, 3))) @ kronops.DenseOperator(np.ones((3, 2)))
+    >>> kronops.AdjointOperator(product).H is product
+    True
+    """
+
+    def _matmat(self, x: Array) -> Array:
+        return self.base._rmatmat(x)
+
+    def _rmatmat(self, x: Array) -> Array:
+        return self.base._matmat(x)
+
+    def _adjoint(self) -> LinearOperator:
+        return self.base
+
+    def _slogdet(self) -> tuple[Array, Array]:
+        sign, logabsdet = self.base._slogdet()
+        return (self.backend.xp.conj(sign) if self._complex else sign), logabsdet
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class TransposedOperator(_Flipped):
+    """``baseᵀ = conj(baseᴴ)``, of a complex operator.
+
+    Parameters
+    ----------
+    base : LinearOperator
+
+    Examples
+    --------
+    >>> import numpy as np, kronops
+    >>> op = kronops.IdentityOperator(2, like=np.zeros(1)) * 1j + kronops.kron(np.ones((2, 2)))
+    >>> kronops.TransposedOperator(op).to_dense()
+    array([[1.+1.j, 1.+0.j],
+           [1.+0.j, 1.+1.j]])
+    """
+
+    def _matmat(self, x: Array) -> Array:
+        return self._conj(self.base.H._matmat(self._conj(x)))
+
+    def _adjoint(self) -> LinearOperator:
+        return TransposedOperator(self.base.H)
+
+    def _transpose(self) -> LinearOperator:
+        return self.base
+
+    def _slogdet(self) -> tuple[Array, Array]:
+        return self.base._slogdet()
+
+    def _conj(self, x: Array) -> Array:
+        if self.backend.kind(x.dtype) == "complex floating":
+            return self.backend.xp.conj(x)
+        return x

@@ -1,0 +1,217 @@
+"""Block-diagonal operators: one block for each layer of a network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from kronops.backends import is_array
+from kronops.backends.standard import Array
+from kronops.columns import scaled_norm
+from kronops.operator import LinearOperator
+from kronops.operators.dense import DenseOperator
+from kronops.operators.scaled import identity_multiple
+from kronops.vectors import Shape
+
+__all__ = ["BlockDiagonalOperator", "block_diag"]
+
+Scalar = float | complex
+Blocks = tuple[LinearOperator, ...] | dict[str, LinearOperator]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
+class BlockDiagonalOperator(LinearOperator):
+    """``blockdiag(B1, B2, …)``: independent operators side by side.
+
+    Parameters
+    ----------
+    blocks : sequence or dict of arrays or operators
+        One or more, of any shapes. With a dict, structured vectors are dicts of the same keys.
+    check_finite : bool
+        Whether NaN and infinity are looked for in the blocks that are arrays.
+
+    Raises
+    ------
+    ValueError
+        No blocks; a block that is not 2-D or not finite.
+    TypeError
+        Blocks of two libraries or devices.
+
+    Examples
+    --------
+    >>> import numpy as np, kronops
+    >>> op = kronops.BlockDiagonalOperator({"scale": 2 * np.eye(2), "shift": 4 * np.eye(1)})
+    >>> op.multiply_inverse({"scale": np.ones(2), "shift": np.ones(1)})
+    {'scale': array([0.5, 0.5]), 'shift': array([0.25])}
+    """
+
+    blocks: Blocks
+
+    def __init__(
+        self, blocks: Iterable[Any] | Mapping[str, Any], *, check_finite: bool = True
+    ) -> None:
+        if is_array(blocks) or isinstance(blocks, (LinearOperator, str)):
+            raise TypeError(
+                f"blocks is a {type(blocks).__name__}: a list or dict of arrays or operators is "
+                f"needed"
+            )
+        items = list(blocks.items() if isinstance(blocks, Mapping) else enumerate(blocks))
+        if not items:
+            raise ValueError("blocks is empty: one array or operator at least is needed")
+        made = {
+            key: block
+            if isinstance(block, LinearOperator)
+            else DenseOperator(block, name=f"blocks[{key!r}]", check_finite=check_finite)
+            for key, block in items
+        }
+        kept = made if isinstance(blocks, Mapping) else tuple(made.values())
+        object.__setattr__(self, "blocks", kept)
+        self._check_one_home()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(b.shape[0] for b in self._list), sum(b.shape[1] for b in self._list)
+
+    @property
+    def domain_shape(self) -> Shape:
+        return self._collect([block.domain_shape for block in self._list])
+
+    @property
+    def range_shape(self) -> Shape:
+        return self._collect([block.range_shape for block in self._list])
+
+    @property
+    def hermitian(self) -> bool:
+        return all(block.hermitian for block in self._list)
+
+    def _matmat(self, x: Array) -> Array:
+        pieces, start = [], 0
+        for block in self._list:
+            stop = start + block.shape[1]
+            pieces.append(block._matmat(x[..., start:stop, :]))
+            start = stop
+        return self.backend.xp.concat(pieces, axis=-2)
+
+    # -- the same function of each block -------------------------------------------------------
+
+    def _adjoint(self) -> LinearOperator:
+        return self._map(lambda block: block.H)
+
+    def _transpose(self) -> LinearOperator:
+        return self._map(lambda block: block.T)
+
+    def _inverse(self) -> LinearOperator:
+        if not self._square_blocks:
+            return super()._inverse()
+        return self._map(lambda block: block.inverse())
+
+    def _power(self, p: float) -> LinearOperator:
+        return self._map(lambda block: block.power(p)) if self._square_blocks else super()._power(p)
+
+    def _cholesky(self) -> LinearOperator:
+        return self._map(lambda block: block.cholesky())
+
+    def _shifted(self, scalar: Scalar) -> LinearOperator:
+        if not self._square_blocks:
+            return super()._shifted(scalar)
+        return self._map(lambda block: block._shifted(scalar))
+
+    def _factored(self, value: float, pi: str | float) -> LinearOperator:
+        return self._map(lambda block: block.damped(value, "factored", pi))
+
+    def _scaled(self, scalar: Scalar) -> LinearOperator:
+        return self._map(lambda block: scalar * block)
+
+    def _plus(self, other: LinearOperator) -> LinearOperator | None:
+        if self._matches(other):
+            return self._map(lambda a, b: a + b, other)
+        multiple = identity_multiple(other)
+        if multiple is None or not self._square_blocks:
+            return None
+        return self._map(lambda block: self._algebra.shift(block, multiple))
+
+    def _times(self, other: LinearOperator) -> LinearOperator | None:
+        fits = self._matches(other, inner=True)
+        return self._map(lambda a, b: a @ b, other) if fits else None
+
+    # -- numbers -------------------------------------------------------------------------------
+
+    def _slogdet(self) -> tuple[Array, Array]:
+        if not self._square_blocks:
+            return super()._slogdet()
+        xp = self.backend.xp
+        parts = [block._slogdet() for block in self._list]
+        return xp.prod(xp.stack([s for s, _ in parts])), xp.sum(xp.stack([v for _, v in parts]))
+
+    def _trace(self) -> Array:
+        if not self._square_blocks:
+            return super()._trace()
+        return self.backend.xp.sum(self.backend.xp.stack([b._trace() for b in self._list]))
+
+    def _diagonal(self) -> Array:
+        if not self._square_blocks:
+            return super()._diagonal()
+        return self.backend.xp.concat([block._diagonal() for block in self._list])
+
+    def _norm(self, ord: Any) -> Array:
+        xp = self.backend.xp
+        norms = xp.stack([block._norm(ord) for block in self._list])
+        if ord == "fro":
+            return scaled_norm(xp, norms)
+        return xp.sum(norms) if ord == "nuc" else xp.max(norms)
+
+    def _eigenbasis(self) -> tuple[Array, LinearOperator]:
+        if not self._square_blocks:
+            return super()._eigenbasis()
+        xp = self.backend.xp
+        pairs = [block._eigenbasis() for block in self._list]
+        values = xp.concat([xp.reshape(values, (-1,)) for values, _ in pairs])
+        return values, BlockDiagonalOperator(self._collect([basis for _, basis in pairs]))
+
+    # -- inside --------------------------------------------------------------------------------
+
+    @property
+    def _list(self) -> list[LinearOperator]:
+        return list(self.blocks.values() if isinstance(self.blocks, dict) else self.blocks)
+
+    @property
+    def _square_blocks(self) -> bool:
+        return all(block._square for block in self._list)
+
+    def _collect(self, parts: list[Any]) -> Any:
+        """``parts`` in the structure of the blocks."""
+        return (
+            dict(zip(self.blocks, parts, strict=True)) if isinstance(self.blocks, dict) else parts
+        )
+
+    def _map(self, function: Callable[..., LinearOperator], *others: Any) -> BlockDiagonalOperator:
+        columns = [self._list, *(other._list for other in others)]
+        return BlockDiagonalOperator(
+            self._collect([function(*row) for row in zip(*columns, strict=True)])
+        )
+
+    def _matches(self, other: Any, inner: bool = False) -> bool:
+        """Whether the blocks of ``other`` have the same names and fit one by one."""
+        if not isinstance(other, BlockDiagonalOperator) or len(other._list) != len(self._list):
+            return False
+        if isinstance(self.blocks, dict) != isinstance(other.blocks, dict):
+            return False
+        if isinstance(self.blocks, dict) and list(self.blocks) != list(other.blocks):
+            return False
+        pairs = zip(self._list, other._list, strict=True)
+        if inner:
+            return all(a.shape[1] == b.shape[0] for a, b in pairs)
+        return all(a.shape == b.shape for a, b in pairs)
+
+
+def block_diag(*blocks: Any) -> BlockDiagonalOperator:
+    """``blockdiag(B1, B2, …)`` of arrays or operators: short for `BlockDiagonalOperator`.
+
+    Examples
+    --------
+    >>> import numpy as np, kronops
+    >>> kronops.block_diag(np.eye(2), 3 * np.ones((1, 2))) @ np.ones(4)
+    array([1., 1., 6.])
+    """
+    return BlockDiagonalOperator(blocks)

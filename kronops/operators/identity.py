@@ -1,0 +1,101 @@
+"""The identity."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+from kronops.backends import backend_of
+from kronops.backends.standard import Array
+from kronops.checks import as_inexact
+from kronops.operator import LinearOperator
+
+__all__ = ["IdentityOperator"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class IdentityOperator(LinearOperator):
+    """``I``, of any size.
+
+    Parameters
+    ----------
+    n : int
+        The number of rows and columns.
+    like : array
+        Gives the library, dtype and device; its values are not used.
+
+    Examples
+    --------
+    >>> import numpy as np, kronops
+    >>> kronops.IdentityOperator(10**21, like=np.zeros(1)).logdet()
+    array(0.)
+    """
+
+    n: int
+    like: Array
+
+    def __post_init__(self) -> None:
+        try:
+            n = operator.index(self.n)
+        except TypeError:
+            raise TypeError(f"n is a {type(self.n).__name__}: an integer is needed") from None
+        if n < 0:
+            raise ValueError(f"n = {n} is negative: a size ≥ 0 is needed")
+        like = as_inexact(self.like, "like")
+        backend = backend_of(like)
+        nothing = backend.xp.zeros((0,), dtype=like.dtype, device=backend.device(like))
+        object.__setattr__(self, "n", n)
+        object.__setattr__(self, "like", nothing)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.n, self.n
+
+    @property
+    def hermitian(self) -> bool:
+        return True
+
+    def _matmat(self, x: Array) -> Array:
+        xp = self.backend.xp
+        return xp.astype(x, xp.result_type(x.dtype, self.dtype), copy=True)
+
+    def _apply_last(self, x: Array) -> Array:
+        return self._matmat(x)
+
+    def _adjoint(self) -> LinearOperator:
+        return self
+
+    def _transpose(self) -> LinearOperator:
+        return self
+
+    def _inverse(self) -> LinearOperator:
+        return self
+
+    def _power(self, p: float) -> LinearOperator:
+        return self
+
+    def _cholesky(self) -> LinearOperator:
+        return self
+
+    def _slogdet(self) -> tuple[Array, Array]:
+        return self._number(1.0), self._real_number(0.0)
+
+    def _trace(self) -> Array:
+        return self._number(float(self.n))
+
+    def _diagonal(self) -> Array:
+        return self.backend.xp.ones((self.n,), dtype=self.dtype, device=self.device)
+
+    def _norm(self, ord: Any) -> Array:
+        sizes = {"fro": float(self.n) ** 0.5, "nuc": float(self.n)}
+        return self._real_number(sizes.get(ord, 1.0 if self.n else 0.0))
+
+    def _eigenbasis(self) -> tuple[Array, LinearOperator]:
+        return self.backend.xp.abs(self._diagonal()), self
+
+    def _number(self, value: float) -> Array:
+        return self.backend.xp.asarray(value, dtype=self.dtype, device=self.device)
+
+    def _real_number(self, value: float) -> Array:
+        return self.backend.xp.abs(self._number(value)) if value >= 0 else self._number(value)

@@ -1,0 +1,94 @@
+"""The inverse of an operator whose inverse is a solve."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from kronops import spectrum, tree
+from kronops.backends.standard import Array
+from kronops.operator import LinearOperator
+from kronops.operators.dense import DenseOperator
+from kronops.vectors import Shape
+
+__all__ = ["InverseOperator"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class InverseOperator(LinearOperator):
+    """``base⁻¹``: its product is a solve with ``base``, whose factorisation is kept there.
+
+    Parameters
+    ----------
+    base : LinearOperator
+        A square operator.
+
+    Raises
+    ------
+    LinAlgError
+        ``base`` is singular; found out by the first product.
+
+    Examples
+    --------
+    >>> import numpy as np, kronops
+    >>> inverse = kronops.DenseOperator(np.array([[2.0, 0.0], [0.0, 4.0]])).inverse()
+    >>> inverse @ np.ones(2)
+    array([0.5 , 0.25])
+    """
+
+    base: LinearOperator
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.base.shape
+
+    @property
+    def domain_shape(self) -> Shape:
+        return self.base.range_shape
+
+    @property
+    def range_shape(self) -> Shape:
+        return self.base.domain_shape
+
+    @property
+    def hermitian(self) -> bool:
+        return self.base.hermitian
+
+    def _matmat(self, x: Array) -> Array:
+        return self.base._solve(x)
+
+    def _adjoint(self) -> LinearOperator:
+        return self if self.base.hermitian else self.base.H.inverse()
+
+    def _transpose(self) -> LinearOperator:
+        return self.base.T.inverse()
+
+    def _inverse(self) -> LinearOperator:
+        return self.base
+
+    def _solve(self, x: Array) -> Array:
+        return self.base._matmat(x)
+
+    def _exponent(self) -> int:
+        return -self.base._exponent()
+
+    def _slogdet(self) -> tuple[Array, Array]:
+        sign, logabsdet = self.base._slogdet()
+        return (self.backend.xp.conj(sign) if self._complex else sign), -logabsdet
+
+    def _eigenbasis(self) -> tuple[Array, LinearOperator]:
+        values, basis = self.base._eigenbasis()
+        return spectrum.reciprocal(values, "the operator"), basis
+
+    def _power(self, p: float) -> LinearOperator:
+        return self.base.power(-p)
+
+    def _cholesky(self) -> LinearOperator:
+        """With ``J`` the reversal and ``J M J = L Lᴴ``: ``M⁻¹ = (J L⁻ᴴ J)(J L⁻ᴴ J)ᴴ``."""
+        if not isinstance(self.base, DenseOperator):
+            return super()._cholesky()
+        xp = self.backend.xp
+        reversed_ = tree.map_leaves(self.base, lambda leaf: xp.flip(leaf))
+        lower = reversed_.cholesky().matrix
+        identity = xp.eye(self.shape[0], dtype=self.dtype, device=self.device)
+        solved = self.backend.solve_triangular(lower, identity, lower=True, adjoint=True)
+        return DenseOperator(xp.flip(solved), domain_shape=self.domain_shape)

@@ -1,0 +1,94 @@
+"""Products (compositions) of operators."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+
+from kronops.backends.standard import Array
+from kronops.operator import LinearOperator
+from kronops.vectors import Shape
+
+__all__ = ["ProductOperator"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ProductOperator(LinearOperator):
+    """``A B …``, made by ``@`` where the factors have no closed form together.
+
+    Parameters
+    ----------
+    factors : tuple of LinearOperator
+        Applied from the last to the first; neighbouring shapes fit.
+
+    Examples
+    --------
+    >>> import numpy as np, kronops
+    >>> shear = kronops.DenseOperator(np.array([[1.0, 1.0], [0.0, 1.0]]))
+    >>> (shear @ kronops.DiagonalOperator(np.array([1.0, 2.0]))).solve(np.array([3.0, 2.0]))
+    array([1., 1.])
+    """
+
+    factors: tuple[LinearOperator, ...]
+
+    def __post_init__(self) -> None:
+        for left, right in zip(self.factors, self.factors[1:], strict=False):
+            if left.shape[1] != right.shape[0]:
+                shapes = " @ ".join(str(factor.shape) for factor in self.factors)
+                raise ValueError(f"operators of shapes {shapes}: inner sizes must agree")
+        super().__post_init__()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.factors[0].shape[0], self.factors[-1].shape[1]
+
+    @property
+    def domain_shape(self) -> Shape:
+        return self.factors[-1].domain_shape
+
+    @property
+    def range_shape(self) -> Shape:
+        return self.factors[0].range_shape
+
+    def _matmat(self, x: Array) -> Array:
+        for factor in reversed(self.factors):
+            x = factor._matmat(x)
+        return x
+
+    def _apply_last(self, x: Array) -> Array:
+        for factor in reversed(self.factors):
+            x = factor._apply_last(x)
+        return x
+
+    def _adjoint(self) -> LinearOperator:
+        return self._compose([factor.H for factor in reversed(self.factors)])
+
+    def _transpose(self) -> LinearOperator:
+        return self._compose([factor.T for factor in reversed(self.factors)])
+
+    def _inverse(self) -> LinearOperator:
+        if not self._square_throughout:
+            return super()._inverse()
+        return self._compose([factor.inverse() for factor in reversed(self.factors)])
+
+    def _slogdet(self) -> tuple[Array, Array]:
+        if not self._square_throughout:
+            return super()._slogdet()
+        sign, logabsdet = self.factors[0]._slogdet()
+        for factor in self.factors[1:]:
+            other, more = factor._slogdet()
+            sign, logabsdet = sign * other, logabsdet + more
+        return sign, logabsdet
+
+    def _exponent(self) -> int:
+        return sum(factor._exponent() for factor in self.factors)
+
+    @property
+    def _square_throughout(self) -> bool:
+        return all(factor._square for factor in self.factors)
+
+    @staticmethod
+    def _compose(parts: list[LinearOperator]) -> LinearOperator:
+        composed: LinearOperator = functools.reduce(operator.matmul, parts)
+        return composed

@@ -1,0 +1,108 @@
+"""Sums of operators."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from typing import Any
+
+from kronops.backends.standard import Array
+from kronops.operator import LinearOperator, cached, common_shape
+from kronops.operators.scaled import identity_multiple
+from kronops.vectors import Shape
+
+__all__ = ["SumOperator"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SumOperator(LinearOperator):
+    """``A + B + …``, made by ``+`` where the terms have no closed form together.
+
+    Parameters
+    ----------
+    terms : tuple of LinearOperator
+        Of one shape, two or more.
+
+    Notes
+    -----
+    ``op + c·I`` solves, and has its determinant and powers, by the closed form of
+    ``op.damped(c)`` where there is one. Other sums are written out as a dense matrix for these,
+    with a `DensificationWarning`.
+
+    Examples
+    --------
+    >>> import numpy as np, kronops
+    >>> identity = kronops.IdentityOperator(4, like=np.zeros(1))
+    >>> (kronops.kron(np.eye(2), np.eye(2)) + 3.0 * identity).logdet()
+    np.float64(5.545177444479562)
+    """
+
+    terms: tuple[LinearOperator, ...]
+
+    def __post_init__(self) -> None:
+        if any(term.shape != self.terms[0].shape for term in self.terms):
+            shapes = " + ".join(str(term.shape) for term in self.terms)
+            raise ValueError(f"operators of shapes {shapes}: one shape is needed")
+        super().__post_init__()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.terms[0].shape
+
+    @property
+    def domain_shape(self) -> Shape:
+        return common_shape(self.terms, "domain_shape")
+
+    @property
+    def range_shape(self) -> Shape:
+        return common_shape(self.terms, "range_shape")
+
+    @property
+    def hermitian(self) -> bool:
+        return all(term.hermitian for term in self.terms)
+
+    def _matmat(self, x: Array) -> Array:
+        return self._total([term._matmat(x) for term in self.terms])
+
+    def _apply_last(self, x: Array) -> Array:
+        return self._total([term._apply_last(x) for term in self.terms])
+
+    def _adjoint(self) -> LinearOperator:
+        return self._total([term.H for term in self.terms])
+
+    def _transpose(self) -> LinearOperator:
+        return self._total([term.T for term in self.terms])
+
+    def _scaled(self, scalar: float | complex) -> LinearOperator | None:
+        return self._total([scalar * term for term in self.terms])
+
+    def _trace(self) -> Array:
+        return self._total([term._trace() for term in self.terms])
+
+    def _diagonal(self) -> Array:
+        return self._total([term._diagonal() for term in self.terms])
+
+    def _to_dense(self) -> Array:
+        return self._total([term._to_dense() for term in self.terms])
+
+    @cached
+    def _densified(self) -> Any:
+        """The closed form of ``op + c·I`` where there is one, else the dense matrix."""
+        if len(self.terms) == 2:
+            for term, other in (self.terms, self.terms[::-1]):
+                multiple = identity_multiple(other)
+                closed = self if multiple is None else term._shifted(multiple)
+                if not isinstance(closed, SumOperator):
+                    return closed
+        return LinearOperator._densified.function(self)
+
+    def _inverse(self) -> LinearOperator:
+        return self._densified.inverse()
+
+    def _power(self, p: float) -> LinearOperator:
+        return self._densified.power(p)
+
+    @staticmethod
+    def _total(parts: list[Any]) -> Any:
+        return functools.reduce(operator.add, parts)

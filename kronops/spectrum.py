@@ -1,0 +1,91 @@
+"""Functions of eigenvalues, and what may be wrong with them."""
+
+from __future__ import annotations
+
+from kronops.backends import backend_of
+from kronops.backends.standard import Array
+from kronops.checks import epsilon, is_complex
+from kronops.errors import LinAlgError, LinAlgWarning, warn
+
+__all__ = ["check_condition", "power", "real", "reciprocal", "require_positive"]
+
+
+def power(eigenvalues: Array, p: float, what: str) -> Array:
+    """``eigenvalues ** p``; integers ``p`` for any, other ``p`` for non-negative eigenvalues.
+
+    Eigenvalues that are negative by no more than rounding of the largest count as zero.
+
+    Raises
+    ------
+    LinAlgError
+        A negative eigenvalue with a fractional ``p``, or a zero one with a negative ``p``.
+    """
+    if p == 0:
+        return backend_of(eigenvalues).xp.ones_like(eigenvalues)
+    if float(p).is_integer():
+        return (eigenvalues if p > 0 else reciprocal(eigenvalues, what)) ** abs(int(p))
+    clipped = _clip_rounding(real(eigenvalues, what), p, what)
+    return clipped**p if p > 0 else reciprocal(clipped, what) ** -p
+
+
+def real(eigenvalues: Array, what: str) -> Array:
+    """Eigenvalues as a real array; `LinAlgError` if they are complex beyond rounding."""
+    if not is_complex(eigenvalues):
+        return eigenvalues
+    backend = backend_of(eigenvalues)
+    xp = backend.xp
+    imaginary = xp.abs(xp.imag(eigenvalues))
+    allowed = 10 * epsilon(eigenvalues) * xp.abs(eigenvalues)
+    if backend.values_visible(eigenvalues) and bool(xp.any(imaginary > allowed)):
+        raise LinAlgError(f"{what} has complex eigenvalues: it is not Hermitian")
+    return xp.real(eigenvalues)
+
+
+def reciprocal(eigenvalues: Array, what: str) -> Array:
+    """``1 / eigenvalues``; `LinAlgError` where one of them is zero."""
+    backend = backend_of(eigenvalues)
+    if backend.values_visible(eigenvalues) and bool(backend.xp.any(eigenvalues == 0)):
+        raise LinAlgError(f"{what} is singular (a zero eigenvalue): add damping")
+    return 1.0 / eigenvalues
+
+
+def _clip_rounding(eigenvalues: Array, p: float, what: str) -> Array:
+    backend = backend_of(eigenvalues)
+    xp = backend.xp
+    if backend.values_visible(eigenvalues) and 0 not in eigenvalues.shape:
+        smallest = float(xp.min(eigenvalues))
+        rounding = max(eigenvalues.shape) * epsilon(eigenvalues) * float(xp.max(eigenvalues))
+        if smallest < -max(rounding, 0.0):
+            raise LinAlgError(
+                f"{what} is indefinite (eigenvalue {smallest:.3g}): "
+                f"power {p} needs eigenvalues that are not negative"
+            )
+    return xp.where(eigenvalues < 0, xp.zeros_like(eigenvalues), eigenvalues)
+
+
+def require_positive(eigenvalues: Array, what: str) -> None:
+    """`LinAlgError` unless all eigenvalues are positive."""
+    backend = backend_of(eigenvalues)
+    if backend.values_visible(eigenvalues) and bool(backend.xp.any(eigenvalues <= 0)):
+        raise LinAlgError(f"{what} is not positive definite")
+
+
+def check_condition(eigenvalues: Array, computed: bool, what: str) -> None:
+    """Refuse a spectrum with a zero, warn of one whose ratio is near the unit of rounding.
+
+    Eigenvalues that were ``computed`` are zero when rounding of the largest covers them.
+    """
+    backend = backend_of(eigenvalues)
+    if 0 in eigenvalues.shape or not backend.values_visible(eigenvalues):
+        return
+    magnitude = backend.xp.abs(eigenvalues)
+    smallest, largest = float(backend.xp.min(magnitude)), float(backend.xp.max(magnitude))
+    eps = epsilon(eigenvalues)
+    if smallest <= (eps / 4 * largest if computed else 0.0):
+        raise LinAlgError(f"{what} is singular (a zero eigenvalue): add damping")
+    if smallest < 10 * eps * largest:
+        warn(
+            f"{what} has condition number {largest / smallest:.1e}: "
+            f"few or no digits of the solution may be right",
+            LinAlgWarning,
+        )

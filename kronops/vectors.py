@@ -1,0 +1,175 @@
+"""Structured vectors: flat arrays, arrays of the domain shape, (weights, bias) pairs, blocks.
+
+A *shape* here is a tuple of integers or, for block-diagonal operators, a list or dict of shapes.
+`flatten` turns a structured vector into a flat array and remembers how to give a result back in
+the same form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from kronops.backends import backend_of, is_array
+from kronops.backends.standard import Array
+
+__all__ = ["Shape", "flatten", "size_of"]
+
+Shape = Any  # tuple[int, ...] | list[Shape] | dict[str, Shape]
+Restore = Callable[[Array], Any]
+
+
+def size_of(shape: Shape) -> int:
+    """The number of entries of vectors of this shape, an exact integer.
+
+    Examples
+    --------
+    >>> size_of((2, 3)), size_of({"a": (2, 3), "b": (4,)})
+    (6, 10)
+    """
+    if isinstance(shape, tuple):
+        return math.prod(shape)
+    return sum(size_of(part) for part in _parts(shape))
+
+
+def flatten(v: Any, domain: Shape, range_: Shape, name: str = "v") -> tuple[Array, Restore]:
+    """``v`` as a flat array, and the function that gives a flat result the form of ``v``.
+
+    Parameters
+    ----------
+    v : array, pair of arrays, or list, tuple or dict of these
+        An array of shape ``(n,)``; of the shape ``domain``, or with leading axes that fold into
+        its first axis; a pair ``(weights, bias)`` whose bias is the last row of the ``domain``
+        matrix; for a list or dict of shapes, one such vector for each.
+    domain, range_ : shape
+        Shapes of the unflattened vectors that go in and come out.
+    name : str
+        What error messages call ``v``.
+
+    Raises
+    ------
+    ValueError
+        ``v`` fits none of these; the message gives its shape and those that would do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> flat, restore = flatten((np.zeros((2, 3)), np.ones(3)), (3, 3), (3, 3))
+    >>> flat
+    array([0., 0., 0., 0., 0., 0., 1., 1., 1.])
+    >>> restore(flat)[1]
+    array([1., 1., 1.])
+    """
+    if is_array(v):
+        return _flatten_array(v, domain, range_, name)
+    if not isinstance(domain, tuple):
+        return _flatten_blocks(v, domain, range_, name)
+    if isinstance(v, (tuple, list)) and len(v) == 2 and all(is_array(part) for part in v):
+        return _flatten_pair(v, domain, range_, name)
+    raise TypeError(f"{name} is {_describe(v)}; {_would_do(domain)}")
+
+
+def _flatten_array(v: Array, domain: Shape, range_: Shape, name: str) -> tuple[Array, Restore]:
+    if v.ndim == 1 and v.shape[0] == size_of(domain):
+        return v, lambda result: result
+    if not (isinstance(domain, tuple) and _folds(v.shape, domain)):
+        raise ValueError(f"{name} has shape {tuple(v.shape)}; {_would_do(domain)}")
+    leading = tuple(v.shape[: v.ndim - len(domain) + 1])
+    shape = range_
+    if isinstance(range_, tuple):
+        shape = (*leading, *range_[1:]) if range_[0] == domain[0] else range_
+    else:
+        shape = (size_of(range_),)
+    xp = backend_of(v).xp
+    return xp.reshape(v, (-1,)), lambda result: xp.reshape(result, shape)
+
+
+def _flatten_pair(pair: Any, domain: Shape, range_: Shape, name: str) -> tuple[Array, Restore]:
+    weights, bias = pair
+    fits = (
+        len(domain) == 2
+        and tuple(bias.shape) == domain[1:]
+        and weights.ndim >= 2
+        and _folds(weights.shape, (domain[0] - 1, domain[1]))
+    )
+    if not fits:
+        raise ValueError(f"{name} is {_describe(pair)}; {_would_do(domain)}")
+    if range_ != domain:
+        raise ValueError(
+            f"{name} is a pair, but the operator maps shape {domain} to {range_}, which is no "
+            f"(weights, bias) pair: give it as an array"
+        )
+    xp = backend_of(weights, bias).xp
+    split = size_of(tuple(weights.shape))
+    kind = type(pair)
+
+    def restore(result: Array) -> Any:
+        return kind((xp.reshape(result[:split], weights.shape), result[split:]))
+
+    return xp.concat([xp.reshape(weights, (-1,)), bias]), restore
+
+
+def _flatten_blocks(v: Any, domain: Shape, range_: Shape, name: str) -> tuple[Array, Restore]:
+    if isinstance(domain, dict):
+        fits = isinstance(v, dict) and v.keys() == domain.keys()
+        names = list(domain)
+    else:
+        fits = isinstance(v, (list, tuple)) and len(v) == len(domain)
+        names = list(range(len(domain)))
+    if not fits:
+        raise ValueError(f"{name} is {_describe(v)}; {_would_do(domain)}")
+    pieces = [flatten(v[key], domain[key], range_[key], f"{name}[{key!r}]") for key in names]
+    flats = [flat for flat, _ in pieces]
+    xp = backend_of(*flats).xp
+    ends = [0]
+    for key in names:
+        ends.append(ends[-1] + size_of(range_[key]))
+
+    def restore(result: Array) -> Any:
+        parts = [
+            restore_part(result[start:stop])
+            for (_, restore_part), start, stop in zip(pieces, ends, ends[1:], strict=False)
+        ]
+        return dict(zip(names, parts, strict=True)) if isinstance(v, dict) else type(v)(parts)
+
+    return xp.concat(flats) if len(flats) > 1 else flats[0], restore
+
+
+def _parts(shape: Shape) -> list[Shape]:
+    return list(shape.values()) if isinstance(shape, dict) else list(shape)
+
+
+def _folds(shape: tuple[int, ...], domain: tuple[int, ...]) -> bool:
+    """Whether the leading axes of ``shape`` fold into the first axis of ``domain``."""
+    leading = len(shape) - len(domain) + 1
+    if leading < 1 or tuple(shape[leading:]) != domain[1:]:
+        return False
+    return math.prod(shape[:leading]) == domain[0]
+
+
+def _describe(v: Any) -> str:
+    if is_array(v):
+        return f"an array of shape {tuple(v.shape)}"
+    if isinstance(v, dict):
+        return f"a dict with the keys {list(v)}"
+    if isinstance(v, (tuple, list)):
+        if len(v) == 2 and all(is_array(part) for part in v):
+            return f"a pair of shapes {tuple(v[0].shape)} and {tuple(v[1].shape)}"
+        return f"a {type(v).__name__} of length {len(v)}"
+    return f"a {type(v).__name__}"
+
+
+def _would_do(domain: Shape) -> str:
+    size = size_of(domain)
+    if isinstance(domain, dict):
+        forms = [f"a dict with the keys {list(domain)}", f"a flat array of shape ({size},)"]
+    elif isinstance(domain, list):
+        forms = [f"a list of {len(domain)} vectors", f"a flat array of shape ({size},)"]
+    else:
+        forms = [f"a flat array of shape ({size},)"]
+        forms.append(f"an array of shape {domain}, or with leading axes that fold into it")
+        if len(domain) == 2 and domain[0] > 0:
+            weights = (domain[0] - 1, domain[1])
+            forms.append(f"a pair (weights, bias) of shapes {weights} and {domain[1:]}")
+    return "what would do: " + "; ".join(forms)
