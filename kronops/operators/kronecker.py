@@ -15,7 +15,7 @@ from kronops.errors import LinAlgError
 from kronops.operator import LinearOperator, cached
 from kronops.operators.dense import DenseOperator, same
 from kronops.operators.scaled import ScaledOperator, unit_power
-from kronops.scaling import dtype_exponent, outer, rescale, split
+from kronops.scaling import dtype_exponent, exponent, outer, rescale, split
 
 __all__ = ["KroneckerOperator", "as_factors", "kron"]
 
@@ -118,6 +118,11 @@ class KroneckerOperator(LinearOperator):
         shape = x.shape
         batch, k = math.prod(shape[:-2]), shape[-1]
         reshape = self.backend.xp.reshape
+        multipliers = self._multipliers
+        if any(self._exponents):
+            power = exponent(x)
+            x = rescale(x, split(1.0, -power, self._limit))
+            multipliers = split(self.scale, sum(self._exponents) + power, self._limit)
         for step in self._steps:
             left, right = batch * step.left, step.right * k
             if step.before:
@@ -131,7 +136,7 @@ class KroneckerOperator(LinearOperator):
             if step.after:
                 x = rescale(x, step.after)
         x = reshape(x, (*shape[:-2], self.shape[0], k))
-        return rescale(x, self._multipliers) if self._multipliers else x
+        return rescale(x, multipliers) if multipliers else x
 
     @cached
     def _exponents(self) -> list[int]:
@@ -145,7 +150,7 @@ class KroneckerOperator(LinearOperator):
         """The factors, those that shrink first, each as a product on a view (left, size, right).
 
         Around a factor of extreme size stand powers of two that bring its size near one, half of
-        the power before it and half after, so that neither it nor the vector overflows.
+        the power before it and half after; the vector is brought to size one as well.
         """
         order = sorted(range(len(self.factors)), key=lambda i: _shrinkage(self.factors[i]))
         sizes = list(self.domain_shape)

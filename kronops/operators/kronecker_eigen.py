@@ -59,8 +59,8 @@ class KroneckerEigenOperator(LinearOperator):
     >>> import numpy as np, kronops
     >>> swap = np.array([[1.0, 1.0], [1.0, -1.0]]) / np.sqrt(2)
     >>> op = kronops.KroneckerEigenOperator([swap, np.eye(2)], np.array([[1.0, 2.0], [3.0, 4.0]]))
-    >>> op.logdet()
-    np.float64(3.1780538303479458)
+    >>> op.eigh().eigenvalues
+    array([1., 2., 3., 4.])
     """
 
     basis: KroneckerOperator

@@ -34,8 +34,8 @@ class SumOperator(LinearOperator):
     --------
     >>> import numpy as np, kronops
     >>> identity = kronops.IdentityOperator(4, like=np.zeros(1))
-    >>> (kronops.kron(np.eye(2), np.eye(2)) + 3.0 * identity).logdet()
-    np.float64(5.545177444479562)
+    >>> (kronops.kron(np.eye(2), np.eye(2)) + 3.0 * identity).solve(np.ones(4))
+    array([0.25, 0.25, 0.25, 0.25])
     """
 
     terms: tuple[LinearOperator, ...]

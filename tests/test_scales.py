@@ -1,0 +1,128 @@
+"""Sizes and magnitudes that no matrix could hold: right whenever the answer can be represented."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import kronops
+from kronops import DenseOperator, DiagonalOperator, IdentityOperator, kron
+
+rng = np.random.default_rng(0)
+A, B = rng.standard_normal((2, 3, 3)) + 3 * np.eye(3)
+
+
+def test_a_shape_of_10_to_the_21():
+    op = kron(*[np.diag(np.arange(1.0, 11)) / 5.5] * 21)
+    assert op.shape == (10**21, 10**21)
+    assert op.trace() == pytest.approx(10.0**21, rel=1e-13)
+    one = np.log(np.arange(1, 11) / 5.5).sum()
+    assert op.logdet() == pytest.approx(21 * 10**20 * one, rel=1e-12)
+    assert op.inverse().shape == (10**21, 10**21)
+    assert op.norm() == pytest.approx(np.linalg.norm(np.arange(1, 11) / 5.5) ** 21, rel=1e-12)
+
+
+def test_seventy_factors_of_two():
+    op = kron(*[np.array([[2.0, 1.0], [1.0, 2.0]])] * 70)
+    assert op.shape == (2**70, 2**70)
+    assert op.logdet() == pytest.approx(70 * 2**69 * np.log(3), rel=1e-13)
+    assert op.trace() == 4.0**70
+    assert repr(op).count("\n") == 0
+    scaled = kronops.KroneckerOperator(op.factors, scale=-1.0)
+    assert scaled.slogdet().sign == 1  # an even number of signs
+
+
+def test_seventy_factors_of_one():
+    op = kron(*[np.array([[1.5]])] * 70)
+    assert op @ np.ones(1) == pytest.approx(1.5**70)
+    assert op.solve(np.ones(1)) == pytest.approx(1.5**-70)
+
+
+@pytest.mark.parametrize("big", [1e150, 2.0**512, 1e250])
+def test_large_times_small(big):
+    op = kron(big * A, B / big, big * B, A / big)
+    want = np.kron(np.kron(A, B), np.kron(B, A))
+    x = rng.standard_normal(81)
+    np.testing.assert_allclose(op @ x, want @ x, rtol=1e-12)
+    np.testing.assert_allclose(op @ (op.solve(x)), x, rtol=1e-9)
+    np.testing.assert_allclose(op.to_dense(), want, rtol=1e-13)
+    np.testing.assert_allclose(op.diagonal(), np.diagonal(want), rtol=1e-13)
+    assert op.trace() == pytest.approx(np.trace(want), rel=1e-12)
+    assert op.norm() == pytest.approx(np.linalg.norm(want), rel=1e-12)
+    assert op.slogdet().logabsdet == pytest.approx(np.linalg.slogdet(want)[1], rel=1e-11)
+
+
+def test_the_vector_may_make_up_for_the_scale():
+    op = kronops.KroneckerOperator([A, 1e200 * B, 1e200 * A], scale=1e-100)
+    x = rng.standard_normal(27)
+    want = np.kron(np.kron(A, B), A) @ x
+    np.testing.assert_allclose(op @ (1e-250 * x), 1e50 * want, rtol=1e-12)
+    np.testing.assert_allclose(op.solve(1e50 * want), 1e-250 * x, rtol=1e-10)
+
+
+def test_scalars_that_fold_out_of_range_stay_outside():
+    op = 1e-200 * kronops.KroneckerOperator([A], scale=1e-200)
+    np.testing.assert_allclose(op @ np.full(3, 1e300), 1e-100 * (A @ np.ones(3)), rtol=1e-13)
+    big = 1e200 * kronops.KroneckerOperator([A], scale=1e200)
+    np.testing.assert_allclose(big @ np.full(3, 1e-300), 1e100 * (A @ np.ones(3)), rtol=1e-13)
+
+
+def test_single_precision_has_its_own_range():
+    a, b = A.astype(np.float32), B.astype(np.float32)
+    op = kron(a * np.float32(1e30), b * np.float32(1e-30), a * np.float32(1e30), b * np.float32(1e-30))
+    x = rng.standard_normal(81).astype(np.float32)
+    want = np.kron(np.kron(A, B), np.kron(A, B)) @ x
+    got = op @ x
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+def test_a_determinant_of_a_million_dimensions():
+    op = kron(2 * np.eye(1000), 3 * np.eye(1000))
+    assert op.logdet() == pytest.approx(10**6 * np.log(6), rel=1e-14)
+    damped = op.damped(1.0)
+    assert damped.logdet() == pytest.approx(10**6 * np.log(7), rel=1e-13)
+    identity = IdentityOperator(10**6, like=np.zeros(1))
+    assert (-2 * identity).slogdet().sign == 1
+    assert (-2 * IdentityOperator(10**6 + 1, like=np.zeros(1))).slogdet().sign == -1
+
+
+def test_dense_entries_of_any_size():
+    for size in (1e-300, 1e-150, 1e150, 1e300):
+        op = DenseOperator(size * A)
+        np.testing.assert_allclose(op.solve(size * (A @ np.ones(3))), 1, rtol=1e-12)
+        assert op.slogdet().logabsdet == pytest.approx(
+            np.linalg.slogdet(A)[1] + 3 * np.log(size), rel=1e-12
+        )
+        assert op.norm() == pytest.approx(size * np.linalg.norm(A), rel=1e-13)
+    assert DiagonalOperator(np.full(4, 1e200)).norm() == pytest.approx(2e200)
+
+
+def test_products_are_componentwise_accurate():
+    """Within ``eps · Σ nᵢ`` of ``|A| ⊗ |B| |x|``, also where the entries are of very unlike size."""
+    a, b = (rng.standard_normal((n, n)) * np.exp(8 * rng.standard_normal((n, n))) for n in (6, 5))
+    x = rng.standard_normal(30) * np.exp(5 * rng.standard_normal(30))
+    exact = np.kron(a.astype(np.longdouble), b.astype(np.longdouble)) @ x.astype(np.longdouble)
+    bound = np.finfo(float).eps * 11 * (np.kron(abs(a), abs(b)) @ abs(x))
+    assert np.all(abs(kron(a, b) @ x - exact) <= bound)
+    shifted = abs(kron(a, b).damped(1e-3) @ x - exact - np.longdouble(1e-3) * x)
+    assert np.all(shifted <= bound + np.finfo(float).eps * 1e-3 * abs(x))
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e8, 1e12])
+def test_solves_are_backward_stable(condition):
+    """Residuals within ``10 eps Σ nᵢ`` of ``‖K‖ ‖x‖``, whatever the condition."""
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        factors = []
+        for n in (7, 5):
+            u, v = (np.linalg.qr(generator.standard_normal((n, n)))[0] for _ in range(2))
+            factors.append((u * np.geomspace(1, 1 / condition, n)) @ (u if seed % 2 else v).T)
+        op, b = kron(*factors), generator.standard_normal(35)
+        if seed % 3 == 0:  # right-hand sides whose solution is not large
+            b = op @ generator.standard_normal(35)
+        x = op.solve(b)
+        norm = float(op.norm(2))
+        residual = np.linalg.norm(np.kron(*factors) @ x - b)
+        allowed = 10 * np.finfo(float).eps * 12 * (norm * np.linalg.norm(x) + np.linalg.norm(b))
+        assert residual <= allowed
