@@ -1,0 +1,13 @@
+"""Statistics of layers, and the curvature operators made of them.
+
+One estimator for each kind of layer keeps moving averages of its moments; `Curvature` brings the
+estimators of a network together. On top of `kronops`: nothing below imports this.
+"""
+
+from kronops.kfac.curvature import Curvature
+from kronops.kfac.dense_layer import DenseLayer
+from kronops.kfac.estimator import Estimator
+from kronops.kfac.gradient_layer import GradientLayer
+from kronops.kfac.recurrent_layer import RecurrentLayer
+
+__all__ = ["Curvature", "DenseLayer", "Estimator", "GradientLayer", "RecurrentLayer"]

@@ -1,0 +1,165 @@
+"""Layers whose weights multiply their inputs: Kronecker, diagonal and full blocks, and EKFAC."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kronops import (
+    DenseOperator,
+    DiagonalOperator,
+    IdentityOperator,
+    KroneckerEigenOperator,
+    KroneckerOperator,
+)
+from kronops.backends import backend_of
+from kronops.backends.standard import Array
+from kronops.kfac.batches import (
+    append_one,
+    as_choice,
+    gradient_slabs,
+    mean_square_gradient,
+    second_moment,
+)
+from kronops.kfac.eigenvalues import Eigenvalues
+from kronops.kfac.estimator import Batch, Estimator, Pi
+from kronops.kfac.gradient_moments import as_moment, as_operator, outer_moment
+from kronops.kfac.moving_average import Arrays
+
+__all__ = ["AffineLayer"]
+
+KINDS = ("full", "diagonal")
+SIDES = ("inputs", "output_gradients")
+
+
+@dataclass(eq=False)
+class AffineLayer(Estimator):
+    """A layer ``y = Wᵀ a``, whose gradients are ``Σ a gᵀ`` over the places where it is used.
+
+    An author writes `_rows`, which brings inputs and output gradients together.
+
+    Parameters
+    ----------
+    bias : bool
+        Whether ``a`` ends in a constant 1, and the weights in a row for the bias.
+    structure : {"kronecker", "diagonal", "full"} or pair of {"full", "diagonal"}
+        ``n · A ⊗ G``, of which a pair says which factors are diagonal; or the diagonal, or all, of
+        the second moment of the gradients.
+    """
+
+    bias: bool = False
+    structure: str | tuple[str, str] = "kronecker"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        as_choice(self.bias, "bias", (False, True))
+        if isinstance(self.structure, list):
+            self.structure = tuple(self.structure)
+        pairs = tuple((left, right) for left in KINDS for right in KINDS)
+        as_choice(self.structure, "structure", ("kronecker", "diagonal", "full", *pairs))
+
+    @abstractmethod
+    def _rows(self, inputs: Any, output_gradients: Any) -> tuple[Array, Array]:
+        """``(uses, locations, B, in)`` and ``(draws, uses, locations, B, out)``, checked.
+
+        Locations belong to one example and their gradients are summed first; uses are independent.
+        """
+
+    # -- moments -------------------------------------------------------------------------------
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return SIDES if self._kinds else ("gradients",)
+
+    def _statistics(self, batch: Batch) -> tuple[Arrays, int]:
+        a, g = self._augmented_rows(batch)
+        uses, locations, examples, _ = a.shape
+        if self._kinds:
+            repeats = uses * locations
+            rows = zip(SIDES, (a, g), self._kinds, strict=True)
+            factors = {side: second_moment(x, kind, repeats * examples) for side, x, kind in rows}
+            return factors, repeats
+        if self.structure == "diagonal":
+            return {"gradients": self._oriented(mean_square_gradient(a, g))}, 1
+        slabs = (self._oriented(slab) for slab in gradient_slabs(a, g))
+        return {"gradients": outer_moment(slabs, examples)}, 1
+
+    def _read(self, values: Arrays) -> Any:
+        if self._kinds:
+            return tuple(values[side] for side in SIDES)
+        return as_moment(values["gradients"], str(self.structure))
+
+    def _undamped(self, values: Arrays, repeats: int) -> Any:
+        if not self._kinds:
+            return as_operator(values["gradients"], str(self.structure))
+        factors = [
+            DiagonalOperator(values[side], name=f"the moment of {side}")
+            if kind == "diagonal"
+            else DenseOperator(values[side], assume="symmetric", name=f"the moment of {side}")
+            for side, kind in zip(SIDES, self._kinds, strict=True)
+        ]
+        return KroneckerOperator(self._ordered(factors), scale=float(repeats))
+
+    def _damped(self, operator: Any, damping: float, method: str, pi: Pi) -> Any:
+        if not self._kinds or method != "factored":
+            return operator.damped(damping)
+        return operator.damped(damping / operator.scale, method, pi)
+
+    # -- EKFAC -----------------------------------------------------------------------------------
+
+    def _updated_eigenvalues(
+        self, batch: Batch, decay: float | None, weight: float
+    ) -> Eigenvalues | None:
+        if not self._kinds:
+            return None
+        known = self._eigenvalues
+        if known is None or known.moments is not self._average:
+            known = Eigenvalues.of(self._average, self._average.value(self.debias))
+        a, g = self._augmented_rows(batch)
+        xp = backend_of(a).xp
+        a = known.rotate("inputs", xp.reshape(a, (1, -1, *a.shape[2:])))
+        g = known.rotate("output_gradients", xp.reshape(g, (g.shape[0], 1, -1, *g.shape[3:])))
+        squares = {"eigenvalues": self._oriented(mean_square_gradient(a, g))}
+        return replace(known, average=known.average.update(squares, 1, decay, weight))
+
+    def _kept(self, method: str) -> Any:
+        if method != "ekfac" or not self._kinds:
+            return super()._kept(method)
+        known = self._eigenvalues
+        if known is None:
+            raise ValueError(
+                'method = "ekfac" needs eigenvalues: call update_eigenvalues first (merge drops '
+                "those of different bases)"
+            )
+
+        def build(values: Arrays, repeats: int) -> KroneckerEigenOperator:
+            eigenvalues = values["eigenvalues"]
+            sizes = dict(zip(self._ordered(SIDES), eigenvalues.shape, strict=True))
+            bases = [
+                known.bases[side] if side in known.bases else IdentityOperator(n, like=eigenvalues)
+                for side, n in sizes.items()
+            ]
+            return KroneckerEigenOperator(bases, eigenvalues)
+
+        return self._keep("eigenvalues", known.average, build)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    @property
+    def _kinds(self) -> tuple[str, str] | None:
+        """Whether each Kronecker factor is full or diagonal; None where there are no factors."""
+        if self.structure == "kronecker":
+            return ("full", "full")
+        return self.structure if isinstance(self.structure, tuple) else None
+
+    def _augmented_rows(self, batch: Batch) -> tuple[Array, Array]:
+        a, g = self._rows(*batch)
+        return append_one(a) if self.bias else a, g
+
+    def _oriented(self, x: Array) -> Array:
+        """``(..., in, out)`` in the layout of the weights."""
+        return x if self.layout == "in,out" else backend_of(x).xp.matrix_transpose(x)
+
+    def _ordered(self, pair: Any) -> list[Any]:
+        return list(pair) if self.layout == "in,out" else list(pair)[::-1]

@@ -1,0 +1,85 @@
+"""Eigenvalues that are estimated in the eigenbasis of Kronecker factors (EKFAC)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kronops.backends import backend_of
+from kronops.backends.standard import Array
+from kronops.kfac.batches import as_batch
+from kronops.kfac.moving_average import Arrays, MovingAverage
+
+__all__ = ["Eigenvalues"]
+
+
+@dataclass(frozen=True, eq=False)
+class Eigenvalues:
+    """The averaged squares of gradients, and the basis in which they were squared.
+
+    Parameters
+    ----------
+    bases : dict of str to array
+        Eigenvectors of each full factor. A diagonal factor has the standard basis and no entry.
+    moments : MovingAverage or None
+        The version of the moments that the bases diagonalise; None: one that is gone.
+    average : MovingAverage
+        The squares, in the shape of the weights.
+    """
+
+    bases: Arrays
+    moments: MovingAverage | None
+    average: MovingAverage = field(default=MovingAverage())
+
+    @staticmethod
+    def of(moments: MovingAverage, factors: Arrays) -> Eigenvalues:
+        """No squares yet, in the eigenbases of ``factors``, which are values of ``moments``."""
+        bases = {
+            side: backend_of(factor).eigh(factor)[1]
+            for side, factor in factors.items()
+            if factor.ndim == 2
+        }
+        return Eigenvalues(bases, moments)
+
+    def rotate(self, side: str, x: Array) -> Array:
+        """Vectors along the last axis of ``x``, in the basis of that side."""
+        if side not in self.bases:
+            return x
+        basis = self.bases[side]
+        if x.shape[-1] != basis.shape[0]:
+            raise ValueError(
+                f"{side}: {x.shape[-1]} features, but {basis.shape[0]} in the moments, the bias "
+                f"counted; an estimator keeps its sizes"
+            )
+        return backend_of(x, basis).xp.matmul(x, basis)
+
+    def merge(self, other: Eigenvalues) -> Eigenvalues | None:
+        """The sum of both where the bases are the same to the last bit; None where they differ."""
+        same = all(
+            basis.shape == other.bases[side].shape
+            and bool(backend_of(basis, other.bases[side]).xp.all(basis == other.bases[side]))
+            for side, basis in self.bases.items()
+        )
+        return replace(self, average=self.average.merge(other.average)) if same else None
+
+    def state(self, moments: MovingAverage) -> dict[str, Any]:
+        """Copies of everything, and whether the basis is that of ``moments``."""
+        copies = {
+            f"basis.{side}": backend_of(basis).xp.asarray(basis, copy=True)
+            for side, basis in self.bases.items()
+        }
+        current = self.moments is moments
+        return {**self.average.state("eigenvalues"), "basis.current": current, **copies}
+
+    @staticmethod
+    def from_state(state: Mapping[str, Any], moments: MovingAverage) -> Eigenvalues:
+        """The eigenvalues that `state` was called on."""
+        bases = {}
+        for side, factor in moments.totals.items():
+            if factor.ndim == 2:
+                (basis,) = as_batch(**{f"basis.{side}": state[f"basis.{side}"]})
+                bases[side] = backend_of(basis).xp.asarray(basis, copy=True)
+        current = moments if state["basis.current"] else None
+        average = MovingAverage.from_state(state, "eigenvalues", ("eigenvalues",))
+        return Eigenvalues(bases, current, average)

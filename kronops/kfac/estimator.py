@@ -1,0 +1,274 @@
+"""What all estimators of curvature statistics have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from kronops.backends import backend_of
+from kronops.backends.standard import Array
+from kronops.checks import as_damping, as_scalar
+from kronops.kfac.batches import as_choice
+from kronops.kfac.eigenvalues import Eigenvalues
+from kronops.kfac.moving_average import Arrays, MovingAverage
+
+__all__ = ["Estimator"]
+
+Batch = tuple[Any, ...]
+Pi = str | float
+Build = Callable[[Arrays, int], Any]
+
+
+@dataclass(eq=False, kw_only=True)
+class Estimator(ABC):
+    """Moving averages of the statistics of one layer, and the curvature operator made of them.
+
+    An author writes `_names`, `_statistics`, `_read` and `_undamped`; `_damped` too where damping
+    is more than ``operator.damped(damping)``. Settings are fields of the dataclass: `repr` shows
+    them, and merging and loading compare them.
+
+    Parameters
+    ----------
+    debias : bool
+        Whether averages are read out divided by their total weight.
+    layout : {"in,out", "out,in"}
+        Which axis of the weights comes first, and so which factor of the operator.
+
+    Examples
+    --------
+    >>> import numpy as np, kronops
+    >>> from kronops.kfac import Estimator
+    >>> class BiasLayer(Estimator):
+    ...     '''Mean squares of the output gradients.'''
+    ...     _names = ("output_gradients",)
+    ...     def _statistics(self, batch):
+    ...         return {"output_gradients": (batch[1] ** 2).mean(axis=0)}, 1
+    ...     def _read(self, values):
+    ...         return values["output_gradients"]
+    ...     def _undamped(self, values, repeats):
+    ...         return kronops.DiagonalOperator(self._read(values))
+    >>> layer = BiasLayer()
+    >>> layer.update(np.zeros((2, 1)), np.array([[1.0], [3.0]]))
+    >>> layer.operator(damping=1.0).diagonal()
+    array([6.])
+    """
+
+    debias: bool = True
+    layout: str = "in,out"
+    _average: MovingAverage = field(default=MovingAverage(), init=False, repr=False)
+    _eigenvalues: Eigenvalues | None = field(default=None, init=False, repr=False)
+    _cache: dict[str, tuple[object, Any]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        as_choice(self.debias, "debias", (False, True))
+        as_choice(self.layout, "layout", ("in,out", "out,in"))
+
+    # -- what an author writes -----------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def _names(self) -> tuple[str, ...]:
+        """The statistics, named after the arguments that they are made of: errors show them."""
+
+    @abstractmethod
+    def _statistics(self, batch: Batch) -> tuple[Arrays, int]:
+        """The statistics of one batch, not yet averaged, and the layer's uses in each example."""
+
+    @abstractmethod
+    def _read(self, values: Arrays) -> Any:
+        """`moments` from the averaged statistics."""
+
+    @abstractmethod
+    def _undamped(self, values: Arrays, repeats: int) -> Any:
+        """The operator from the averaged statistics and the number of uses."""
+
+    def _damped(self, operator: Any, damping: float, method: str, pi: Pi) -> Any:
+        """``operator`` with a damping that has been checked, ``pi`` for its first factor."""
+        return operator.damped(damping)
+
+    def _arguments(self, value: Any) -> Batch:
+        """What `Curvature` was given for this layer: the first arguments of `update`."""
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise ValueError(
+                f"batch is a {type(value).__name__}: a pair (inputs, output_gradients) is needed"
+            )
+        return tuple(value)
+
+    # -- what users call -----------------------------------------------------------------------
+
+    def update(
+        self,
+        inputs: Array,
+        output_gradients: Array,
+        decay: float | None = None,
+        weight: float = 1.0,
+    ) -> None:
+        """Take one batch in: ``total = decay · total + weight · new``.
+
+        Parameters
+        ----------
+        inputs : array
+            What the layer was given, for each example.
+        output_gradients : array
+            Gradients of each example's own loss by what the layer gave. Several draws of them for
+            the same inputs, along one more axis in front, are summed.
+        decay : float, optional
+            A finite number ≥ 0; None: nothing decays.
+        weight : float
+            A finite number ≥ 0.
+
+        Raises
+        ------
+        ValueError
+            Shapes do not fit each other or earlier updates; an empty batch; NaN or infinity.
+        TypeError
+            Not real arrays of one library on one device.
+        """
+        self._average = self._updated((inputs, output_gradients), decay, weight)
+
+    def update_eigenvalues(
+        self,
+        inputs: Array,
+        output_gradients: Array,
+        decay: float | None = None,
+        weight: float = 1.0,
+    ) -> None:
+        """Take one batch into the eigenvalues that ``operator(method="ekfac")`` uses [1]_.
+
+        They are means over the examples of the squared gradient, summed over all uses first, in the
+        eigenbasis of the moments. They belong to that basis: after another `update`, `operator`
+        keeps to it until the next call of this, which begins anew in the basis of the moments as
+        they are then. Arguments and errors are those of `update`.
+
+        Only Kronecker factors have eigenvalues to correct. A diagonal or full moment is already
+        exact in its own eigenbasis: nothing is done, and ``"ekfac"`` gives the same operator.
+
+        References
+        ----------
+        .. [1] George, Laurent, Bouthillier, Ballas and Vincent, Fast approximate natural gradient
+           descent in a Kronecker-factored eigenbasis, 2018. https://arxiv.org/abs/1806.03884
+        """
+        self._eigenvalues = self._updated_eigenvalues((inputs, output_gradients), decay, weight)
+
+    @property
+    def moments(self) -> Any:
+        """The averages, as new arrays; `ValueError` before any update."""
+        return self._read(self._average.value(self.debias))
+
+    def operator(self, damping: float = 0.0, method: str = "factored", pi: Pi = "trace") -> Any:
+        """The curvature block, an operator of `kronops`.
+
+        The eigendecompositions of ``"exact"`` and ``"ekfac"`` serve all values of the damping, and
+        are kept until the statistics change.
+
+        Parameters
+        ----------
+        damping : float
+            A finite number ``λ ≥ 0``.
+        method : {"factored", "exact", "ekfac"}
+            Where there are factors: each gets its share of ``λ``; their product gets ``λ``; the
+            product with the eigenvalues of `update_eigenvalues` does. Elsewhere ``λ`` is added.
+        pi : "trace" or float
+            How factored damping is split: ``π√λ`` for the inputs, ``√λ/π`` for the gradients.
+
+        Raises
+        ------
+        ValueError
+            There are no statistics yet or their weight is 0; an argument is none of the above.
+        """
+        damping = as_damping(damping, "damping")
+        as_choice(method, "method", ("factored", "exact", "ekfac"))
+        pi = _as_pi(pi)
+        if not isinstance(pi, str) and self.layout == "out,in":
+            pi = 1.0 / pi
+        return self._damped(self._kept(method), damping, method, pi)
+
+    def merge(self, other: Self) -> Self:
+        """A new estimator whose totals and weights are the sums of both.
+
+        Eigenvalues can be summed in one basis only: those of two bases are dropped.
+
+        Raises
+        ------
+        ValueError
+            ``other`` has other settings or sizes.
+        """
+        if repr(other) != repr(self):
+            raise ValueError(f"other is {other!r}: the same settings are needed, {self!r}")
+        merged = replace(self)
+        merged._average = self._average.merge(other._average).checked()
+        mine, theirs = self._eigenvalues, other._eigenvalues
+        merged._eigenvalues = mine.merge(theirs) if mine and theirs else mine or theirs
+        return merged
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was estimated: copies of arrays, Python numbers and strings."""
+        known = self._eigenvalues
+        eigenvalues = known.state(self._average) if known else {}
+        return {"estimator": repr(self), **self._average.state("moments"), **eigenvalues}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` of an estimator with the same settings gave.
+
+        Raises
+        ------
+        ValueError, TypeError
+            The state is of other settings, or not whole; nothing was loaded.
+        """
+        self.__dict__.update(self._loaded(state).__dict__)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _updated(self, batch: Batch, decay: float | None, weight: float) -> MovingAverage:
+        statistics, repeats = self._statistics(batch)
+        return self._average.update(statistics, repeats, decay, weight)
+
+    def _updated_eigenvalues(
+        self, batch: Batch, decay: float | None, weight: float
+    ) -> Eigenvalues | None:
+        """The next eigenvalues; None for blocks that have none to correct."""
+        return None
+
+    def _loaded(self, state: Mapping[str, Any]) -> Self:
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state is a {type(state).__name__}: what state_dict gave is needed")
+        if state.get("estimator") != repr(self):
+            raise ValueError(
+                f"state is of {state.get('estimator')}: the same settings are needed, {self!r}"
+            )
+        loaded = replace(self)
+        try:
+            loaded._average = MovingAverage.from_state(state, "moments", self._names)
+            if "basis.current" in state:
+                loaded._eigenvalues = Eigenvalues.from_state(state, loaded._average)
+        except KeyError as error:
+            raise ValueError(f"state is not whole: {error} is missing") from error
+        if unknown := state.keys() - loaded.state_dict().keys():
+            raise ValueError(f"state has unknown entries: {', '.join(sorted(unknown))}")
+        return loaded
+
+    def _kept(self, method: str) -> Any:
+        """The undamped operator for ``method``."""
+        return self._keep("moments", self._average, self._undamped)
+
+    def _keep(self, name: str, average: MovingAverage, build: Build) -> Any:
+        """``build(values, repeats)``, kept for this version of ``average``; not while tracing."""
+        version, operator = self._cache.get(name, (None, None))
+        if version is not average:
+            values = average.value(self.debias)
+            operator = build(values, average.repeats)
+            if all(backend_of(array).values_visible(array) for array in values.values()):
+                self._cache[name] = (average, operator)
+        return operator
+
+
+def _as_pi(pi: Pi) -> Pi:
+    if isinstance(pi, str):
+        as_choice(pi, "pi", ("trace",))
+        return pi
+    number = as_scalar(pi, "pi")
+    if isinstance(number, complex) or number <= 0:
+        raise ValueError(f'pi = {number}: "trace" or a real number > 0 is needed')
+    return number
