@@ -13,9 +13,9 @@ from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array, Backend
 
 __all__ = [
-    "as_damping",
     "as_inexact",
     "as_matrix",
+    "as_nonnegative",
     "as_scalar",
     "check_finite_values",
     "epsilon",
@@ -77,13 +77,13 @@ def as_scalar(value: Any, name: str) -> Scalar:
     return scalar
 
 
-def as_damping(value: Any, name: str = "value") -> float:
-    """A finite real number ≥ 0."""
+def as_nonnegative(value: Any, name: str) -> float:
+    """``value`` as a finite Python float ≥ 0."""
     scalar = as_scalar(value, name)
     if isinstance(scalar, complex):
-        raise TypeError(f"{name} = {scalar} is complex: damping is a real number ≥ 0")
+        raise TypeError(f"{name} = {scalar} is complex: a real number ≥ 0 is needed")
     if scalar < 0:
-        raise ValueError(f"{name} = {scalar} is negative: damping is a real number ≥ 0")
+        raise ValueError(f"{name} = {scalar} is negative: a real number ≥ 0 is needed")
     return scalar
 
 

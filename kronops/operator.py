@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 from kronops import columns, scaling, spectrum, tree
 from kronops.backends import backend_named, backend_of, is_array
 from kronops.backends.standard import Array, Backend
-from kronops.checks import as_damping, as_inexact, as_scalar
+from kronops.checks import as_inexact, as_nonnegative, as_scalar
 from kronops.errors import DensificationWarning, LinAlgError, warn
 from kronops.vectors import Shape, flatten, size_of
 
@@ -91,6 +91,26 @@ class LinearOperator(ABC):
     ``_exponent``, ``_eigenbasis``, ``_power``, ``_cholesky``, ``_shifted``, ``_scaled``, ``_plus``,
     ``_times``.
     `kronops.operators.diagonal` is the file to read first.
+
+    Examples
+    --------
+    >>> import dataclasses, numpy as np, kronops
+    >>> @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+    ... class CyclicShift(kronops.LinearOperator):
+    ...     n: int
+    ...     like: np.ndarray
+    ...     @property
+    ...     def shape(self):
+    ...         return self.n, self.n
+    ...     def _matmat(self, x):
+    ...         return self.backend.xp.roll(x, 1, axis=-2)
+    ...     def _rmatmat(self, x):
+    ...         return self.backend.xp.roll(x, -1, axis=-2)
+    >>> shift = CyclicShift(4, like=np.zeros(1))
+    >>> (shift @ shift.H + 2 * shift) @ np.arange(4.0)
+    array([6., 1., 4., 7.])
+    >>> from kronops.testing import check_operator
+    >>> check_operator(shift)
     """
 
     _algebra: ClassVar[Algebra]
@@ -325,7 +345,7 @@ class LinearOperator(ABC):
         array([3.5, 3.5, 3.5, 3.5])
         """
         self._require_square("damped")
-        value = as_damping(value)
+        value = as_nonnegative(value, "value")
         if method == "exact":
             return self._shifted(value)
         if method == "factored":

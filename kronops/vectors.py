@@ -14,10 +14,35 @@ from typing import Any
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 
-__all__ = ["Shape", "flatten", "size_of"]
+__all__ = ["LAYOUTS", "OutIn", "Shape", "as_layout", "flatten", "in_layout", "size_of"]
 
 Shape = Any  # tuple[int, ...] | list[Shape] | dict[str, Shape]
 Restore = Callable[[Array], Any]
+LAYOUTS = ("in,out", "out,in")
+
+
+class OutIn(tuple[int, ...]):
+    """A shape ``(out, in)`` in PyTorch's layout: trailing axes fold, the bias is the last column.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> flat, _ = flatten((np.zeros((2, 3)), np.ones(2)), OutIn((2, 4)), OutIn((2, 4)))
+    >>> flat
+    array([0., 0., 0., 1., 0., 0., 0., 1.])
+    """
+
+
+def in_layout(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    """``shape``, marked where its vectors are in PyTorch's layout."""
+    return OutIn(shape) if layout == "out,in" else shape
+
+
+def as_layout(layout: str) -> str:
+    """One of the two layouts."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout = {layout!r}: one of {LAYOUTS} would do")
+    return layout
 
 
 def size_of(shape: Shape) -> int:
@@ -73,25 +98,29 @@ def flatten(v: Any, domain: Shape, range_: Shape, name: str = "v") -> tuple[Arra
 def _flatten_array(v: Array, domain: Shape, range_: Shape, name: str) -> tuple[Array, Restore]:
     if v.ndim == 1 and v.shape[0] == size_of(domain):
         return v, lambda result: result
-    if not (isinstance(domain, tuple) and _folds(v.shape, domain)):
-        raise ValueError(f"{name} has shape {tuple(v.shape)}; {_would_do(domain)}")
-    leading = tuple(v.shape[: v.ndim - len(domain) + 1])
-    shape = range_
-    if isinstance(range_, tuple):
-        shape = (*leading, *range_[1:]) if range_[0] == domain[0] else range_
+    shape = tuple(v.shape)
+    if not (isinstance(domain, tuple) and _folds(shape, domain)):
+        raise ValueError(f"{name} has shape {shape}; {_would_do(domain)}")
+    if not isinstance(range_, tuple):
+        result_shape: tuple[int, ...] = (size_of(range_),)
+    elif isinstance(domain, OutIn):
+        result_shape = (range_[0], *shape[1:]) if range_[1:] == domain[1:] else range_
     else:
-        shape = (size_of(range_),)
+        leading = shape[: len(shape) - len(domain) + 1]
+        result_shape = (*leading, *range_[1:]) if range_[0] == domain[0] else range_
     xp = backend_of(v).xp
-    return xp.reshape(v, (-1,)), lambda result: xp.reshape(result, shape)
+    return xp.reshape(v, (-1,)), lambda result: xp.reshape(result, result_shape)
 
 
 def _flatten_pair(pair: Any, domain: Shape, range_: Shape, name: str) -> tuple[Array, Restore]:
     weights, bias = pair
+    without_bias = _without_bias(domain)
+    shape = tuple(weights.shape)
     fits = (
-        len(domain) == 2
-        and tuple(bias.shape) == domain[1:]
-        and weights.ndim >= 2
-        and _folds(weights.shape, (domain[0] - 1, domain[1]))
+        without_bias is not None
+        and tuple(bias.shape) == _bias_shape(domain)
+        and len(shape) >= 2
+        and _folds(shape, without_bias)
     )
     if not fits:
         raise ValueError(f"{name} is {_describe(pair)}; {_would_do(domain)}")
@@ -101,13 +130,19 @@ def _flatten_pair(pair: Any, domain: Shape, range_: Shape, name: str) -> tuple[A
             f"(weights, bias) pair: give it as an array"
         )
     xp = backend_of(weights, bias).xp
-    split = size_of(tuple(weights.shape))
     kind = type(pair)
+    axis = 1 if isinstance(domain, OutIn) else 0
+    matrix = xp.concat(
+        [xp.reshape(weights, without_bias), xp.expand_dims(bias, axis=axis)], axis=axis
+    )
 
     def restore(result: Array) -> Any:
-        return kind((xp.reshape(result[:split], weights.shape), result[split:]))
+        rows = xp.reshape(result, domain)
+        if axis:
+            return kind((xp.reshape(rows[:, :-1], shape), rows[:, -1]))
+        return kind((xp.reshape(rows[:-1, :], shape), rows[-1, :]))
 
-    return xp.concat([xp.reshape(weights, (-1,)), bias]), restore
+    return xp.reshape(matrix, (-1,)), restore
 
 
 def _flatten_blocks(v: Any, domain: Shape, range_: Shape, name: str) -> tuple[Array, Restore]:
@@ -140,8 +175,23 @@ def _parts(shape: Shape) -> list[Shape]:
     return list(shape.values()) if isinstance(shape, dict) else list(shape)
 
 
+def _without_bias(domain: Shape) -> tuple[int, ...] | None:
+    """The shape of the weights beside a bias, if vectors can be such pairs."""
+    if not isinstance(domain, tuple) or len(domain) != 2:
+        return None
+    rows, columns = domain
+    weights = OutIn((rows, columns - 1)) if isinstance(domain, OutIn) else (rows - 1, columns)
+    return weights if min(weights) >= 0 else None
+
+
+def _bias_shape(domain: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(domain[:1] if isinstance(domain, OutIn) else domain[1:])
+
+
 def _folds(shape: tuple[int, ...], domain: tuple[int, ...]) -> bool:
-    """Whether the leading axes of ``shape`` fold into the first axis of ``domain``."""
+    """Whether the leading axes of ``shape`` fold into the first of ``domain`` (trailing, last)."""
+    if isinstance(domain, OutIn):
+        return shape[:1] == domain[:1] and math.prod(shape[1:]) == domain[1]
     leading = len(shape) - len(domain) + 1
     if leading < 1 or tuple(shape[leading:]) != domain[1:]:
         return False
@@ -168,8 +218,9 @@ def _would_do(domain: Shape) -> str:
         forms = [f"a list of {len(domain)} vectors", f"a flat array of shape ({size},)"]
     else:
         forms = [f"a flat array of shape ({size},)"]
-        forms.append(f"an array of shape {domain}, or with leading axes that fold into it")
-        if len(domain) == 2 and domain[0] > 0:
-            weights = (domain[0] - 1, domain[1])
-            forms.append(f"a pair (weights, bias) of shapes {weights} and {domain[1:]}")
+        fold = "trailing" if isinstance(domain, OutIn) else "leading"
+        forms.append(f"an array of shape {domain}, or with {fold} axes that fold into it")
+        weights = _without_bias(domain)
+        if weights is not None:
+            forms.append(f"a pair (weights, bias) of shapes {weights} and {_bias_shape(domain)}")
     return "what would do: " + "; ".join(forms)

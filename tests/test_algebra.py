@@ -165,7 +165,7 @@ def test_domain_shapes():
     assert (K + DenseOperator(draw(6, 6))).domain_shape == (6,)
 
 
-# -- structured vectors -----------------------------------------------------------------------------
+# -- structured vectors ------------------------------------------------------------------------
 
 
 def test_every_form_of_a_vector():
@@ -192,11 +192,35 @@ def test_a_convolution_kernel_with_bias():
     np.testing.assert_allclose(flat, op.multiply_inverse(v), rtol=1e-10)
 
 
+def test_pytorchs_layout_has_the_bias_in_the_last_column():
+    a, g = definite(4), definite(2)
+    v = draw(2, 4)
+    pair = (v[:, :3], v[:, 3])
+    sides = (g, 0.1 * g), (a, 0.1 * a)
+    ops = [
+        kronops.KroneckerOperator([g, a], layout="out,in"),
+        DiagonalOperator(draw(2, 4) ** 2, layout="out,in"),
+        kronops.SeriesOperator(*sides, 3, 1, layout="out,in"),
+    ]
+    ops += [op.damped(0.1, method="factored") for op in ops[::2]] + [ops[0].damped(0.1)]
+    for op in [*ops, *(op.inverse() for op in ops), 2 * ops[0], ops[0] + ops[1]]:
+        want = (op @ v.ravel()).reshape(2, 4)
+        weights, bias = op.multiply(pair)
+        np.testing.assert_array_equal(weights, want[:, :3])
+        np.testing.assert_array_equal(bias, want[:, 3])
+        with pytest.raises(ValueError, match="what would do"):
+            op.multiply((draw(1, 4), draw(4)))  # a bias in the last row
+    kernel = v.reshape(2, 2, 1, 2)
+    assert ops[0].multiply(kernel).shape == kernel.shape
+    with pytest.raises(ValueError, match="layout = 'io'"):
+        kronops.KroneckerOperator([g, a], layout="io")
+
+
 def test_a_rectangular_operator_gives_its_range_shape():
     op = kron(draw(2, 6), draw(4, 3))
     assert op.multiply(draw(6, 3)).shape == (2, 4)
     assert kron(draw(6, 6), draw(4, 3)).multiply(draw(2, 3, 3)).shape == (2, 3, 4)
-    with pytest.raises(ValueError, match="no .weights, bias. pair"):
+    with pytest.raises(ValueError, match="which is no"):
         op.multiply((draw(5, 3), draw(3)))
 
 

@@ -69,7 +69,8 @@ def test_scalars_that_fold_out_of_range_stay_outside():
 
 def test_single_precision_has_its_own_range():
     a, b = A.astype(np.float32), B.astype(np.float32)
-    op = kron(a * np.float32(1e30), b * np.float32(1e-30), a * np.float32(1e30), b * np.float32(1e-30))
+    big, small = np.float32(1e30), np.float32(1e-30)
+    op = kron(a * big, b * small, a * big, b * small)
     x = rng.standard_normal(81).astype(np.float32)
     want = np.kron(np.kron(A, B), np.kron(A, B)) @ x
     got = op @ x
@@ -99,7 +100,7 @@ def test_dense_entries_of_any_size():
 
 
 def test_products_are_componentwise_accurate():
-    """Within ``eps · Σ nᵢ`` of ``|A| ⊗ |B| |x|``, also where the entries are of very unlike size."""
+    """Within ``eps · Σ nᵢ`` of ``|A| ⊗ |B| |x|``, also where entries are of very unlike size."""
     a, b = (rng.standard_normal((n, n)) * np.exp(8 * rng.standard_normal((n, n))) for n in (6, 5))
     x = rng.standard_normal(30) * np.exp(5 * rng.standard_normal(30))
     exact = np.kron(a.astype(np.longdouble), b.astype(np.longdouble)) @ x.astype(np.longdouble)

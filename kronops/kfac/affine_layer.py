@@ -92,14 +92,14 @@ class AffineLayer(Estimator):
 
     def _undamped(self, values: Arrays, repeats: int) -> Any:
         if not self._kinds:
-            return as_operator(values["gradients"], str(self.structure))
+            return as_operator(values["gradients"], str(self.structure), self.layout)
         factors = [
             DiagonalOperator(values[side], name=f"the moment of {side}")
             if kind == "diagonal"
             else DenseOperator(values[side], assume="symmetric", name=f"the moment of {side}")
             for side, kind in zip(SIDES, self._kinds, strict=True)
         ]
-        return KroneckerOperator(self._ordered(factors), scale=float(repeats))
+        return KroneckerOperator(self._ordered(factors), float(repeats), layout=self.layout)
 
     def _damped(self, operator: Any, damping: float, method: str, pi: Pi) -> Any:
         if not self._kinds or method != "factored":
@@ -140,7 +140,7 @@ class AffineLayer(Estimator):
                 known.bases[side] if side in known.bases else IdentityOperator(n, like=eigenvalues)
                 for side, n in sizes.items()
             ]
-            return KroneckerEigenOperator(bases, eigenvalues)
+            return KroneckerEigenOperator(bases, eigenvalues, layout=self.layout)
 
         return self._keep("eigenvalues", known.average, build)
 

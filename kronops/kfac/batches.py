@@ -14,14 +14,13 @@ from typing import Any
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
-from kronops.checks import as_inexact, as_scalar, is_complex
+from kronops.checks import as_inexact, is_complex
 
 __all__ = [
     "append_one",
     "as_batch",
     "as_choice",
     "as_count",
-    "as_nonnegative",
     "as_pair",
     "gradient_slabs",
     "mean_square_gradient",
@@ -89,16 +88,6 @@ def as_count(value: Any, name: str) -> int:
     if int(value) < 1:
         raise ValueError(f"{name} = {value}: an integer ≥ 1 is needed")
     return int(value)
-
-
-def as_nonnegative(value: Any, name: str) -> float:
-    """``value`` as a finite Python float ≥ 0."""
-    scalar = as_scalar(value, name)
-    if isinstance(scalar, complex):
-        raise TypeError(f"{name} = {scalar} is complex: a real number ≥ 0 is needed")
-    if scalar < 0:
-        raise ValueError(f"{name} = {scalar} is negative: a real number ≥ 0 is needed")
-    return scalar
 
 
 def append_one(x: Array) -> Array:

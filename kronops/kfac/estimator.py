@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
-from kronops.checks import as_damping, as_scalar
+from kronops.checks import as_nonnegative, as_scalar
 from kronops.kfac.batches import as_choice
 from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.moving_average import Arrays, MovingAverage
@@ -178,7 +178,7 @@ class Estimator(ABC):
         ValueError
             There are no statistics yet or their weight is 0; an argument is none of the above.
         """
-        damping = as_damping(damping, "damping")
+        damping = as_nonnegative(damping, "damping")
         as_choice(method, "method", ("factored", "exact", "ekfac"))
         pi = _as_pi(pi)
         if not isinstance(pi, str) and self.layout == "out,in":

@@ -13,6 +13,7 @@ from operator import add
 from kronops import DenseOperator, DiagonalOperator
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
+from kronops.vectors import in_layout
 
 __all__ = ["as_moment", "as_operator", "outer_moment"]
 
@@ -31,14 +32,16 @@ def as_moment(moment: Array, structure: str) -> Array:
     return backend_of(moment).xp.reshape(moment, (size, size))
 
 
-def as_operator(moment: Array, structure: str) -> DiagonalOperator | DenseOperator:
+def as_operator(
+    moment: Array, structure: str, layout: str = "in,out"
+) -> DiagonalOperator | DenseOperator:
     """The operator on vectors of the gradient's shape."""
     if structure == "diagonal":
-        return DiagonalOperator(moment, name="the moment of gradients")
+        return DiagonalOperator(moment, layout=layout, name="the moment of gradients")
     return DenseOperator(
         as_moment(moment, structure),
         assume="symmetric",
-        domain_shape=_half(moment),
+        domain_shape=in_layout(_half(moment), layout),
         name="the moment of gradients",
     )
 

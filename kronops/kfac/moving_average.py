@@ -9,7 +9,8 @@ from typing import Any
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
-from kronops.kfac.batches import as_batch, as_count, as_nonnegative
+from kronops.checks import as_nonnegative
+from kronops.kfac.batches import as_batch, as_count
 
 __all__ = ["Arrays", "MovingAverage"]
 

@@ -102,7 +102,9 @@ class RecurrentLayer(Estimator):
     def _undamped(self, values: Arrays, repeats: int) -> Any:
         inputs, gradients = self._read(values)
         first, second = (inputs, gradients) if self.layout == "in,out" else (gradients, inputs)
-        return SeriesOperator(first, second, repeats, self.option, signed=self.signed)
+        return SeriesOperator(
+            first, second, repeats, self.option, signed=self.signed, layout=self.layout
+        )
 
     def _damped(self, operator: Any, damping: float, method: str, pi: Pi) -> Any:
         return operator.damped(damping, method, pi)

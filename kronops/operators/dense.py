@@ -158,6 +158,8 @@ class DenseOperator(LinearOperator):
         if p.is_integer():
             return super()._power(p)
         values, vectors = self._spectrum
+        if p < 0:
+            spectrum.check_condition(values, True, self._label)
         powers = spectrum.power(values, p, self._label)
         made = self.backend.xp.matmul(vectors * powers, self.backend.adjoint(vectors))
         return self.with_matrix(0.5 * made + 0.5 * self.backend.adjoint(made), "symmetric")

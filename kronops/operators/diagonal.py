@@ -15,7 +15,7 @@ from kronops.operator import LinearOperator, cached
 from kronops.operators.identity import IdentityOperator
 from kronops.operators.scaled import identity_multiple
 from kronops.scaling import exponent, rescale
-from kronops.vectors import size_of
+from kronops.vectors import as_layout, in_layout, size_of
 
 __all__ = ["DiagonalOperator"]
 
@@ -28,6 +28,8 @@ class DiagonalOperator(LinearOperator):
     ----------
     diagonal : array
         ``d``, of any shape with at least one axis; that shape is the operator's domain shape.
+    layout : {"in,out", "out,in"}
+        Of ``(weights, bias)`` pairs: the bias is the last row of ``d``, or the last column.
     check_finite : bool
         Whether NaN and infinity are looked for.
     name : str
@@ -55,15 +57,24 @@ class DiagonalOperator(LinearOperator):
 
     # 1. Fields: arrays and operators, set once and never changed.
     entries: Array
+    layout: str
     name: str
 
-    def __init__(self, diagonal: Any, *, check_finite: bool = True, name: str = "diagonal") -> None:
+    def __init__(
+        self,
+        diagonal: Any,
+        *,
+        layout: str = "in,out",
+        check_finite: bool = True,
+        name: str = "diagonal",
+    ) -> None:
         entries = as_inexact(diagonal, name)
         if entries.ndim == 0:
             raise ValueError(f"{name} has no axes: an array with at least one is needed")
         if check_finite:
             check_finite_values(entries, name)
         object.__setattr__(self, "entries", backend_of(entries).snapshot(entries))
+        object.__setattr__(self, "layout", as_layout(layout))
         object.__setattr__(self, "name", name)
 
     # 2. The contract: shape, product, adjoint.
@@ -81,7 +92,7 @@ class DiagonalOperator(LinearOperator):
     # 3. What structure makes cheaper: hooks over the defaults of `LinearOperator`.
     @property
     def domain_shape(self) -> tuple[int, ...]:
-        return tuple(self.entries.shape)
+        return in_layout(tuple(self.entries.shape), self.layout)
 
     @cached
     def hermitian(self) -> bool:
@@ -159,9 +170,8 @@ class DiagonalOperator(LinearOperator):
 
     def _with(self, entries: Array) -> DiagonalOperator:
         """Other entries in the same place, made here and therefore not checked again."""
-        made: DiagonalOperator = tree.rebuild(
-            DiagonalOperator, {"entries": entries, "name": self.name}
-        )
+        fields = {"entries": entries, "layout": self.layout, "name": self.name}
+        made: DiagonalOperator = tree.rebuild(DiagonalOperator, fields)
         return made
 
     def _combined(self, other: DiagonalOperator, flat: Array) -> DiagonalOperator:

@@ -16,6 +16,7 @@ from kronops.operator import LinearOperator, cached
 from kronops.operators.dense import DenseOperator, same
 from kronops.operators.scaled import ScaledOperator, unit_power
 from kronops.scaling import dtype_exponent, exponent, outer, rescale, split
+from kronops.vectors import as_layout, in_layout
 
 __all__ = ["KroneckerOperator", "as_factors", "kron"]
 
@@ -43,6 +44,9 @@ class KroneckerOperator(LinearOperator):
         One or more, of any shapes ``(mᵢ, nᵢ)``. Kronecker products among them are flattened.
     scale : float or complex
         A Python scalar, which never changes the dtype.
+    layout : {"in,out", "out,in"}
+        Of ``(weights, bias)`` pairs: the bias is the last row of the matrix, or, as in PyTorch, the
+        last column.
     check_finite : bool
         Whether NaN and infinity are looked for in the factors that are arrays.
 
@@ -76,12 +80,14 @@ class KroneckerOperator(LinearOperator):
 
     factors: tuple[LinearOperator, ...]
     scale: Scalar
+    layout: str
 
     def __init__(
         self,
         factors: Iterable[Any],
         scale: Scalar = 1.0,
         *,
+        layout: str = "in,out",
         check_finite: bool = True,
     ) -> None:
         flat: list[LinearOperator] = []
@@ -94,6 +100,7 @@ class KroneckerOperator(LinearOperator):
                 total = total * base.scale
         object.__setattr__(self, "factors", tuple(flat))
         object.__setattr__(self, "scale", as_scalar(total, "scale"))
+        object.__setattr__(self, "layout", as_layout(layout))
         self._check_one_home()
 
     @cached
@@ -102,11 +109,11 @@ class KroneckerOperator(LinearOperator):
 
     @cached
     def domain_shape(self) -> tuple[int, ...]:
-        return tuple(factor.shape[1] for factor in self.factors)
+        return in_layout(tuple(factor.shape[1] for factor in self.factors), self.layout)
 
     @cached
     def range_shape(self) -> tuple[int, ...]:
-        return tuple(factor.shape[0] for factor in self.factors)
+        return in_layout(tuple(factor.shape[0] for factor in self.factors), self.layout)
 
     @cached
     def hermitian(self) -> bool:
@@ -198,28 +205,27 @@ class KroneckerOperator(LinearOperator):
     def _power(self, p: float) -> LinearOperator:
         if p == 0 or not self._square_factors:
             return super()._power(p)
-        if p < 0:
+        if p.is_integer() and p < 0:
             return self.inverse().power(-p)
-        if p.is_integer():
-            return self._with([factor.power(p) for factor in self.factors], self.scale**p)
-        if not isinstance(self.scale, complex) and self.scale >= 0:
-            try:
-                return self._with([factor.power(p) for factor in self.factors], self.scale**p)
-            except LinAlgError:
-                pass  # Two negative definite factors make a positive definite product.
-        return super()._power(p)
+        scale, factors = (self.scale, self.factors) if p.is_integer() else self._positive_parts()
+        return self._with([factor.power(p) for factor in factors], scale**p)
 
     def _cholesky(self) -> LinearOperator:
         if not self._square_factors:
             return super()._cholesky()
-        scale, lowers = self.scale, []
-        for factor in self.factors:
-            sign = -1.0 if _negative_corner(factor) else 1.0
-            scale = scale * sign
-            lowers.append((factor * sign).cholesky())
+        scale, factors = self._positive_parts()
+        return self._with([factor.cholesky() for factor in factors], math.sqrt(scale))
+
+    def _positive_parts(self) -> tuple[float, list[LinearOperator]]:
+        """Scale and factors of positive sign: two negative definite factors make a positive one."""
+        signs = [-1.0 if _negative_corner(factor) else 1.0 for factor in self.factors]
+        scale = self.scale * math.prod(signs)
         if isinstance(scale, complex) or scale <= 0:
-            raise LinAlgError("the Kronecker product is not positive definite")
-        return self._with(lowers, math.sqrt(scale))
+            raise LinAlgError(
+                f"scale = {self.scale} and the signs of the factors make the Kronecker product "
+                f"indefinite or zero: it is not positive definite"
+            )
+        return scale, [sign * factor for sign, factor in zip(signs, self.factors, strict=True)]
 
     # -- numbers -------------------------------------------------------------------------------
 
@@ -343,7 +349,9 @@ class KroneckerOperator(LinearOperator):
         self, factors: Sequence[LinearOperator] | None = None, scale: Scalar | None = None
     ) -> KroneckerOperator:
         return KroneckerOperator(
-            self.factors if factors is None else factors, self.scale if scale is None else scale
+            self.factors if factors is None else factors,
+            self.scale if scale is None else scale,
+            layout=self.layout,
         )
 
     @cached

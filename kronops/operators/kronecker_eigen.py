@@ -32,6 +32,8 @@ class KroneckerEigenOperator(LinearOperator):
         ``Qᵢ``, unitary, of shape ``(nᵢ, nᵢ)``.
     eigenvalues : array
         ``λ``, of shape ``(n1, …, nN)`` or flat.
+    layout : {"in,out", "out,in"}
+        Of ``(weights, bias)`` pairs, as of `KroneckerOperator`.
     check_finite : bool
         Whether NaN and infinity are looked for, and whether the bases are unitary.
 
@@ -68,7 +70,12 @@ class KroneckerEigenOperator(LinearOperator):
     definition: LinearOperator | None
 
     def __init__(
-        self, bases: Iterable[Any], eigenvalues: Any, *, check_finite: bool = True
+        self,
+        bases: Iterable[Any],
+        eigenvalues: Any,
+        *,
+        layout: str = "in,out",
+        check_finite: bool = True,
     ) -> None:
         factors = as_factors(bases, "bases", check_finite)
         values = as_inexact(eigenvalues, "eigenvalues")
@@ -76,7 +83,7 @@ class KroneckerEigenOperator(LinearOperator):
             check_finite_values(values, "eigenvalues")
             for index, factor in enumerate(factors):
                 _require_unitary(factor, f"bases[{index}]")
-        basis = KroneckerOperator(factors)
+        basis = KroneckerOperator(factors, layout=layout)
         if tuple(values.shape) not in (basis.domain_shape, (basis.shape[0],)):
             raise ValueError(
                 f"eigenvalues has shape {tuple(values.shape)}: "

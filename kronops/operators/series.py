@@ -9,13 +9,14 @@ from typing import Any
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
-from kronops.checks import as_damping, as_matrix, epsilon, is_hermitian
+from kronops.checks import as_matrix, as_nonnegative, epsilon, is_hermitian
 from kronops.errors import LinAlgError
 from kronops.operator import LinearOperator, cached
 from kronops.operators.dense import DenseOperator
 from kronops.operators.diagonal import DiagonalOperator
 from kronops.operators.kronecker import damping_shares, mean_eigenvalue
 from kronops.series_sums import stein_powers, stein_solve, weights
+from kronops.vectors import as_layout, in_layout
 
 __all__ = ["SeriesOperator"]
 
@@ -44,6 +45,9 @@ class SeriesOperator(LinearOperator):
     signed : bool
         For option 1, whether the eigenvalues ψ of ``H`` keep their sign, or become ``|ψ|`` as in
         TensorFlow's K-FAC.
+    layout : {"in,out", "out,in"}
+        Of ``(weights, bias)`` pairs. With ``"out,in"`` the first pair of moments is that of the
+        output gradients.
 
     Raises
     ------
@@ -83,6 +87,7 @@ class SeriesOperator(LinearOperator):
     option: int
     factor_damping: tuple[float, float]
     signed: bool
+    layout: str
 
     def __init__(
         self,
@@ -93,6 +98,7 @@ class SeriesOperator(LinearOperator):
         factor_damping: Any = (0.0, 0.0),
         signed: bool = True,
         *,
+        layout: str = "in,out",
         check_finite: bool = True,
     ) -> None:
         if isinstance(option, bool) or option not in (1, 2):
@@ -104,10 +110,11 @@ class SeriesOperator(LinearOperator):
             "timesteps": _as_timesteps(timesteps),
             "option": option,
             "factor_damping": (
-                as_damping(d_in, "factor_damping[0]"),
-                as_damping(d_out, "factor_damping[1]"),
+                as_nonnegative(d_in, "factor_damping[0]"),
+                as_nonnegative(d_out, "factor_damping[1]"),
             ),
             "signed": bool(signed),
+            "layout": as_layout(layout),
         }
         for name, content in fields.items():
             object.__setattr__(self, name, content)
@@ -119,8 +126,9 @@ class SeriesOperator(LinearOperator):
         return n, n
 
     @property
-    def domain_shape(self) -> tuple[int, int]:
-        return self.input_moments[0].shape[0], self.output_moments[0].shape[0]
+    def domain_shape(self) -> tuple[int, ...]:
+        sizes = self.input_moments[0].shape[0], self.output_moments[0].shape[0]
+        return in_layout(sizes, self.layout)
 
     @property
     def hermitian(self) -> bool:
@@ -276,6 +284,7 @@ class SeriesOperator(LinearOperator):
             self.option,
             tuple(d + share for d, share in zip(self.factor_damping, shares, strict=True)),
             self.signed,
+            layout=self.layout,
         )
 
 

@@ -1,0 +1,188 @@
+"""Round trips and algebraic identities on random operators, by hypothesis."""
+
+from __future__ import annotations
+
+import warnings
+
+import array_api_strict
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from zoo import Maker, moments
+
+import kronops
+from kronops import kron
+from kronops.backends import backend_of
+from kronops.testing import Case
+
+settings.register_profile(
+    "kronops",
+    deadline=None,
+    max_examples=60,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("kronops")
+
+LIBRARIES = {"numpy": np, "array_api_strict": array_api_strict}
+makers = st.builds(
+    lambda library, dtype, seed: Maker(LIBRARIES[library], dtype, seed),
+    st.sampled_from(list(LIBRARIES)),
+    st.sampled_from(["float64", "complex128"]),
+    st.integers(0, 2**32 - 1),
+)
+sizes = st.lists(st.integers(1, 4), min_size=1, max_size=4)
+
+
+def matrices(make, sizes, kind):
+    return [getattr(make, kind)(n) for n in sizes]
+
+
+def dense(*matrices):
+    made = np.ones((1, 1))
+    for matrix in matrices:
+        made = np.kron(made, matrix)
+    return made
+
+
+def to_numpy(op_or_array):
+    array = op_or_array.to_dense() if hasattr(op_or_array, "to_dense") else op_or_array
+    return backend_of(array).to_numpy(array)
+
+
+def close(got, want, rtol=1e-9):
+    got = to_numpy(got)
+    np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * max(np.abs(want).max(), 1e-300))
+
+
+@given(makers, sizes, st.sampled_from(["general", "definite", "symmetric"]))
+def test_inverse_undoes_multiply(make, sizes, kind):
+    factors = matrices(make, sizes, kind)
+    assume(np.linalg.cond(dense(*factors)) < 1e6)
+    op = kron(*map(make, factors))
+    v = make.draw(*sizes)
+    close(op.multiply_inverse(op.multiply(make(v))), v, 1e-7)
+    close(op.inverse().inverse(), dense(*factors))
+
+
+@given(makers, sizes, st.sampled_from(["general", "definite"]), st.floats(1e-3, 10))
+def test_exact_damping_is_exact(make, sizes, kind, value):
+    factors = matrices(make, sizes, kind)
+    want = dense(*factors) + value * np.eye(len(dense(*factors)))
+    assume(np.linalg.cond(want) < 1e8)
+    damped = kron(*map(make, factors)).damped(value)
+    close(damped, want)
+    b = make.draw(len(want))
+    close(damped.solve(make(b)), np.linalg.solve(want, b), 1e-7)
+    close(damped.slogdet().logabsdet, np.linalg.slogdet(want)[1], 1e-8)
+    close(damped.diagonal(), np.diagonal(want))
+    close(damped.trace(), np.trace(want))
+
+
+@given(makers, sizes, st.floats(-2, 2), st.floats(-2, 2))
+def test_powers_add(make, sizes, p, q):
+    op = kron(*map(make, matrices(make, sizes, "definite")))
+    for base in (op, op.damped(0.5)):
+        v = make.draw(*sizes)
+        together = to_numpy(base.multiply_power(make(v), p + q))
+        close(base.multiply_power(base.multiply_power(make(v), q), p), together, 1e-8)
+
+
+@given(makers, sizes, st.floats(0.1, 10))
+def test_cholesky_and_square_root(make, sizes, scale):
+    factors = matrices(make, sizes, "definite")
+    op = kronops.KroneckerOperator(list(map(make, factors)), scale=scale)
+    lower = op.cholesky()
+    close(lower @ lower.H, scale * dense(*factors))
+    assert np.all(np.triu(to_numpy(lower), 1) == 0)
+    close(op.sqrt() @ op.sqrt(), scale * dense(*factors))
+    assert float(op.logdet()) == pytest.approx(float(2 * lower.slogdet().logabsdet), abs=1e-9)
+
+
+@given(makers, st.data())
+def test_products_of_any_shapes(make, data):
+    shape = st.tuples(st.integers(1, 4), st.integers(1, 4))
+    shapes = data.draw(st.lists(shape, min_size=1, max_size=4))
+    factors = [make.draw(*shape) for shape in shapes]
+    op, want = kron(*map(make, factors)), dense(*factors)
+    batch = data.draw(st.sampled_from([(), (2,), (1, 3)]))
+    k = data.draw(st.integers(0, 3))
+    x = make.draw(*batch, want.shape[1], k)
+    close(op @ make(x), want @ x) if x.size else None
+    close(op.H, want.conj().T)
+    close(op.T, want.T)
+    other = [make.draw(n, data.draw(st.integers(1, 3))) for _, n in shapes]
+    close(op @ kron(*map(make, other)), want @ dense(*other))
+
+
+@given(makers, sizes, st.integers(-3, 3), st.integers(-3, 3))
+def test_sums_and_multiples(make, sizes, c, d):
+    a, b = (matrices(make, sizes, "general") for _ in range(2))
+    left, right = kron(*map(make, a)), kron(*map(make, b))
+    close(c * left + d * right, c * dense(*a) + d * dense(*b))
+    close((c * left - d * right).H, (c * dense(*a) - d * dense(*b)).conj().T)
+    close((left + right) @ (left - right), (dense(*a) + dense(*b)) @ (dense(*a) - dense(*b)))
+
+
+@given(makers, sizes)
+def test_eigh(make, sizes):
+    factors = matrices(make, sizes, "symmetric")
+    values, vectors = kron(*map(make, factors)).eigh()
+    want = np.linalg.eigvalsh(dense(*factors))
+    close(values, want)
+    basis = to_numpy(vectors)
+    close(make((basis * want) @ basis.conj().T), dense(*factors))
+
+
+@given(makers, st.integers(1, 4), st.integers(1, 4), st.integers(1, 300), st.floats(0.0, 0.98))
+def test_series_round_trips(make, n, m, timesteps, norm):
+    sides = [moments(make, size, norm) for size in (n, m)]
+    arrays = [(make(c0), make(c1)) for c0, c1 in sides]
+    v = make.draw(n, m)
+    for option in (1, 2):
+        op = kronops.SeriesOperator(*arrays, timesteps, option)
+        close(op.multiply_inverse(op.multiply(make(v))), v, 1e-6)
+        sign, logabsdet = np.linalg.slogdet(to_numpy(op))
+        assert float(op.logdet()) == pytest.approx(float(logabsdet), abs=1e-6)
+        assert abs(sign - 1) < 1e-6
+
+
+@given(makers, st.lists(sizes, min_size=1, max_size=3), st.floats(0.01, 2))
+def test_blocks_do_what_each_block_does(make, shapes, value):
+    layers = [kron(*map(make, matrices(make, sizes, "definite"))) for sizes in shapes]
+    ops = {f"layer {i}": op for i, op in enumerate(layers)}
+    blocks = kronops.BlockDiagonalOperator(ops)
+    v = {name: make(make.draw(*op.domain_shape)) for name, op in ops.items()}
+    for act in (
+        lambda op, x: op.multiply(x),
+        lambda op, x: op.damped(value).multiply_inverse(x),
+        lambda op, x: op.multiply_power(x, -0.5),
+    ):
+        whole = act(blocks, v)
+        for name, op in ops.items():
+            close(whole[name], to_numpy(act(op, v[name])))
+
+
+@given(makers, st.floats(1e-6, 10), sizes)
+def test_factored_damping_shares_multiply_to_the_damping(make, value, sizes):
+    op = kron(*map(make, matrices(make, sizes, "definite")))
+    damped = op.damped(value, method="factored")
+    product = 1.0
+    shares = []
+    for before, after in zip(op.factors, damped.factors, strict=True):
+        added = to_numpy(after) - to_numpy(before)
+        share = added[0, 0].real
+        np.testing.assert_allclose(added, share * np.eye(len(added)), atol=1e-9 * (1 + share))
+        shares.append(share / (np.trace(to_numpy(before)).real / len(added)))
+        product *= share
+    assert product == pytest.approx(value, rel=1e-6)
+    np.testing.assert_allclose(shares, shares[0], rtol=1e-6)  # in units of the mean eigenvalue
+
+
+@given(makers, st.integers(1, 5))
+def test_the_dense_model_of_a_case_is_the_operator(make, n):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        case = Case(kronops.DenseOperator(make(make.general(n))))
+    assert case.square and case.n == n
