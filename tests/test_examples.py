@@ -1,0 +1,145 @@
+"""The examples run, and the networks' hand-written derivatives are the derivatives they claim."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+from networks import Network, Perceptron, Recurrent  # noqa: E402
+from preconditioners import conjugate_gradients, preconditioners  # noqa: E402
+
+NETWORKS = {
+    "perceptron": lambda: Perceptron(pixels=6, hidden=3, classes=4),
+    "recurrent": lambda: Recurrent(rows=3, pixels=2, hidden=3, classes=4),
+}
+STEP = 1e-6
+
+
+@pytest.fixture(params=NETWORKS)
+def case(request):
+    """A tiny network away from its start, seven images of three rows, labels."""
+    rng = np.random.default_rng(3)
+    network: Network = NETWORKS[request.param]()
+    parameters = network.initial(rng) + 0.3 * rng.normal(size=network.size)
+    return network, parameters, rng.normal(size=(7, 3, 2)), rng.integers(0, 4, size=7)
+
+
+def central_difference(function, point: np.ndarray) -> np.ndarray:
+    """The Jacobian of `function` by central differences, one column for each parameter."""
+    steps = STEP * np.eye(point.size)
+    columns = [(function(point + e) - function(point - e)) / (2 * STEP) for e in steps]
+    return np.stack(columns, axis=-1)
+
+
+def test_gradient_is_the_derivative_of_the_loss(case):
+    network, parameters, images, labels = case
+    expected = central_difference(lambda p: network.loss(p, images, labels, 0.5), parameters)
+    computed = network.gradient(parameters, images, labels, 0.5)
+    np.testing.assert_allclose(computed, expected, atol=1e-8)
+
+
+def test_push_and_pull_are_adjoint(case):
+    network, parameters, images, _ = case
+    rng = np.random.default_rng(5)
+    trace = network.forward(parameters, images)
+    direction, cotangents = rng.normal(size=network.size), rng.normal(size=trace.logits.shape)
+    forward = np.sum(network.push(parameters, trace, direction) * cotangents)
+    gradients = network.pull(parameters, trace, cotangents)
+    reverse = len(images) * network._mean_gradient(trace, gradients) @ direction
+    assert forward == pytest.approx(reverse, rel=1e-12)
+
+
+def test_gauss_newton_is_the_dense_product(case):
+    """`mean_b J_bᵀ H_b J_b`, with `J_b` by finite differences and `H_b` written out."""
+    network, parameters, images, _ = case
+    logits = central_difference(lambda p: network.forward(p, images).logits, parameters)
+    dense = 0.0
+    for jacobian, p in zip(logits, network.forward(parameters, images).probabilities, strict=True):
+        dense = dense + jacobian.T @ (np.diag(p) - np.outer(p, p)) @ jacobian / len(images)
+    computed = network.gauss_newton(parameters, images, prior=0.5) @ np.eye(network.size)
+    np.testing.assert_allclose(computed, dense + 0.5 * np.eye(network.size), atol=1e-7)
+
+
+def test_sampled_statistics_average_to_the_fisher(case):
+    """Over many draws of targets the second moment of the gradients is the Gauss-Newton matrix."""
+    network, parameters, images, _ = case
+    draws = 4000
+    repeated = np.repeat(images, draws, axis=0)
+    drawn = network.statistics(parameters, repeated, np.random.default_rng(7))
+    gradients = []
+    for inputs, outputs in drawn.values():
+        inputs = np.concatenate([inputs, np.ones((*inputs.shape[:-1], 1))], axis=-1)
+        pattern = "tbi,tbo->bio" if inputs.ndim == 3 else "bi,bo->bio"
+        gradients.append(np.einsum(pattern, inputs, outputs).reshape(len(repeated), -1))
+    rows = np.concatenate(gradients, axis=1)
+    exact = network.gauss_newton(parameters, images) @ np.eye(network.size)
+    error = np.linalg.norm(rows.T @ rows / len(rows) - exact) / np.linalg.norm(exact)
+    assert error < 0.05
+
+
+def test_diagonal_preconditioner_is_the_diagonal_of_the_fisher(case):
+    """The order of parameters is the same in the network and in the operator."""
+    network, parameters, images, _ = case
+    statistics = network.statistics(
+        parameters, np.repeat(images, 4000, axis=0), np.random.default_rng(7)
+    )
+    diagonal = preconditioners(network)["diagonal"]
+    diagonal.update(statistics, decay=0.5)
+    exact = np.diag(network.gauss_newton(parameters, images) @ np.eye(network.size))
+    np.testing.assert_allclose(diagonal.operator(0.0).diagonal(), exact, rtol=0.1)
+
+
+def test_all_preconditioners_lead_to_the_same_solution(case):
+    network, parameters, images, labels = case
+    system = network.gauss_newton(parameters, images, prior=1e-2)
+    gradient = network.gradient(parameters, images, labels, prior=1e-2)
+    expected = np.linalg.solve(system @ np.eye(network.size), gradient)
+    statistics = network.statistics(parameters, images, np.random.default_rng(7))
+    for preconditioner in preconditioners(network).values():
+        preconditioner.update(statistics, decay=0.5)
+        inverse = preconditioner.operator(1e-2).inverse()
+        solution, iterations = conjugate_gradients(system, gradient, inverse, 1e-12)
+        np.testing.assert_allclose(solution, expected, rtol=1e-8, atol=1e-9)
+        assert 0 < iterations < 5 * network.size
+
+
+def run_example(*arguments: str) -> str:
+    """Run one example in a fresh interpreter and give back what it printed."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=EXAMPLES,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_digits_trains_measures_and_draws(tmp_path):
+    printed = run_example("digits.py", "--quick", "--output", str(tmp_path))
+    for row in ("none", "diagonal", "Kronecker", "series, option 1", "series, option 2"):
+        assert f"\n{row} " in printed
+    for name in ("convergence.png", "training.png", "spectra.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_kfac_in_twenty_lines_learns():
+    printed = run_example("kfac_in_twenty_lines.py")
+    assert float(printed.split()[-1]) > 0.95
+
+
+def test_gaussian_process_denoises():
+    printed = run_example("gaussian_process.py")
+    assert "0.100 noisy, 0.074 with length scale 20" in printed
