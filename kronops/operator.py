@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from kronops import columns, scaling, spectrum, tree
 from kronops.backends import backend_named, backend_of, is_array
 from kronops.backends.standard import Array, Backend
+from kronops.caching import cached
 from kronops.checks import as_inexact, as_nonnegative, as_scalar
 from kronops.errors import DensificationWarning, LinAlgError, warn
 from kronops.vectors import Shape, flatten, size_of
 
-__all__ = ["EighResult", "LinearOperator", "SlogdetResult", "cached"]
-
-T = TypeVar("T")
+__all__ = ["EighResult", "LinearOperator", "SlogdetResult"]
 
 
 class EighResult(NamedTuple):
@@ -32,28 +30,6 @@ class SlogdetResult(NamedTuple):
 
     sign: Array
     logabsdet: Array
-
-
-class cached(Generic[T]):
-    """A property that is computed at first use and published by one assignment.
-
-    Nothing is kept while an array in the result is being traced.
-    """
-
-    def __init__(self, function: Callable[[Any], T]) -> None:
-        self.function = function
-        self.__doc__ = function.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, op: Any, owner: type) -> T:
-        if op is None:
-            return self  # type: ignore[return-value]
-        value = self.function(op)
-        if all(backend_of(leaf).values_visible(leaf) for leaf in tree.leaves(value)):
-            op.__dict__[self.name] = value
-        return value
 
 
 class Algebra(Protocol):

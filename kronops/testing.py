@@ -6,6 +6,7 @@ them in order; tests may run them one by one.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import pickle
@@ -362,7 +363,8 @@ def nothing_is_shared(case: Case) -> None:
     first = op @ x
     kept = case.numpy(first).copy()
     if case.m and case.n:
-        first[...] = 7.0
+        with contextlib.suppress(TypeError):  # some libraries' arrays cannot be written to
+            first[...] = 7.0
         assert np.array_equal(case.numpy(x), before), "writing to the result changed the input"
     assert np.array_equal(case.numpy(op @ x), kept), "the result shares memory with the operator"
     for field in dataclasses.fields(op):

@@ -9,11 +9,12 @@ from typing import Any
 
 from kronops import spectrum, tree
 from kronops.backends.standard import Array
+from kronops.caching import cached
 from kronops.checks import as_matrix, is_hermitian
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
 from kronops.factorisation import Factorisation, factorise
-from kronops.operator import LinearOperator, cached
+from kronops.operator import LinearOperator
 from kronops.scaling import exponent
 from kronops.vectors import Shape, size_of
 

@@ -9,9 +9,10 @@ from typing import Any
 from kronops import spectrum, tree
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
+from kronops.caching import cached
 from kronops.checks import as_inexact, check_finite_values
 from kronops.columns import scaled_norm
-from kronops.operator import LinearOperator, cached
+from kronops.operator import LinearOperator
 from kronops.operators.identity import IdentityOperator
 from kronops.operators.scaled import identity_multiple
 from kronops.scaling import exponent, rescale

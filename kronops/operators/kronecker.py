@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 from kronops import tree
 from kronops.backends import is_array
 from kronops.backends.standard import Array
+from kronops.caching import cached
 from kronops.checks import as_scalar, is_complex
+from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError
-from kronops.operator import LinearOperator, cached
+from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator, same
 from kronops.operators.scaled import ScaledOperator, unit_power
 from kronops.scaling import dtype_exponent, exponent, outer, rescale, split
@@ -310,7 +312,8 @@ class KroneckerOperator(LinearOperator):
 
     def _factored(self, value: float, pi: str | float) -> LinearOperator:
         self._require_square_factors("factored damping")
-        shares = damping_shares([mean_eigenvalue(f) for f in self.factors], value, pi)
+        means = [mean_eigenvalue(factor.trace(), factor.shape[0]) for factor in self.factors]
+        shares = damping_shares(means, value, pi)
         damped = [f._shifted(d) for f, d in zip(self.factors, shares, strict=True)]
         return self._with(damped)
 
@@ -394,34 +397,6 @@ def as_factors(factors: Iterable[Any], name: str, check_finite: bool) -> tuple[L
     if not made:
         raise ValueError(f"{name} is empty: one array or operator at least is needed")
     return made
-
-
-def damping_shares(means: Sequence[float], value: float, pi: str | float) -> list[float]:
-    """What factored damping adds to each factor, from their mean eigenvalues.
-
-    The shares multiply to ``value``. Each of ``N`` factors gets ``value**(1/N)`` times its mean
-    over the geometric mean of all (Martens and Grosse 2015, section 6.3, for two); all get the
-    same where a mean is not positive.
-    """
-    count = len(means)
-    root = value ** (1 / count)
-    if pi != "trace":
-        number = None if isinstance(pi, str) else as_scalar(pi, "pi")
-        if number is None or isinstance(number, complex) or number <= 0:
-            raise ValueError(f'pi = {pi!r}: "trace" or a number > 0 would do')
-        if count != 2:
-            raise ValueError(f'pi = {pi} splits damping between two factors, not {count}: "trace"')
-        return [root * number, root / number]
-    if not all(mean > 0 and math.isfinite(mean) for mean in means):
-        return [root] * count
-    logs = [math.log(mean) for mean in means]
-    centre = sum(logs) / count
-    return [root * math.exp(log - centre) for log in logs]
-
-
-def mean_eigenvalue(op: LinearOperator) -> float:
-    """The trace over the size, as a Python number."""
-    return complex(op.trace()).real / max(op.shape[0], 1)
 
 
 def _unscaled(op: LinearOperator) -> tuple[Scalar, LinearOperator]:

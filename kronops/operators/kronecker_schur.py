@@ -7,7 +7,8 @@ import math
 
 from kronops import spectrum
 from kronops.backends.standard import Array
-from kronops.operator import LinearOperator, cached
+from kronops.caching import cached
+from kronops.operator import LinearOperator
 from kronops.operators.diagonal import DiagonalOperator
 from kronops.operators.kronecker import KroneckerOperator
 from kronops.scaling import outer, rescale

@@ -9,12 +9,12 @@ from typing import Any
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
+from kronops.caching import cached
 from kronops.checks import as_matrix, as_nonnegative, epsilon, is_hermitian
+from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError
-from kronops.operator import LinearOperator, cached
-from kronops.operators.dense import DenseOperator
+from kronops.operator import LinearOperator
 from kronops.operators.diagonal import DiagonalOperator
-from kronops.operators.kronecker import damping_shares, mean_eigenvalue
 from kronops.series_sums import stein_powers, stein_solve, weights
 from kronops.vectors import as_layout, in_layout
 
@@ -275,7 +275,8 @@ class SeriesOperator(LinearOperator):
 
     def _factored(self, value: float, pi: str | float) -> LinearOperator:
         sides = zip((self.input_moments, self.output_moments), self.factor_damping, strict=True)
-        means = [mean_eigenvalue(DenseOperator(c0)) + d for (c0, _), d in sides]
+        trace = self.backend.xp.linalg.trace
+        means = [mean_eigenvalue(trace(c0), c0.shape[0]) + d for (c0, _), d in sides]
         shares = damping_shares(means, value / self.timesteps, pi)
         return SeriesOperator(
             self.input_moments,

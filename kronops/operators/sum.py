@@ -8,7 +8,8 @@ import operator
 from typing import Any
 
 from kronops.backends.standard import Array
-from kronops.operator import LinearOperator, cached, common_shape
+from kronops.caching import cached
+from kronops.operator import LinearOperator, common_shape
 from kronops.operators.scaled import identity_multiple
 from kronops.vectors import Shape
 
