@@ -1,0 +1,71 @@
+# Everything here works in a fresh clone with git, make and Python >= 3.11 alone: each target makes
+# .venv and installs the extras of pyproject.toml that it needs, once, and again when they change.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The interpreter that .venv is made with, for example `make test PYTHON=python3.13`.
+PYTHON :=
+# Two workers share the cores: one BLAS thread for each.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 VECLIB_MAXIMUM_THREADS=1
+WORKERS := 2
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint types docs faults format picture clean
+
+help: ## Say what there is.
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+
+demo: $(VENV)/demo.stamp ## Train two networks on real digits; one table, pictures in demo-output/.
+	$(BIN)/python examples/digits.py --output demo-output
+
+test: $(VENV)/test.stamp ## The whole suite, with every example of the documentation.
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/lint.stamp ## Style, the order of imports, likely bugs.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/types.stamp ## The type annotations of kronops, checked strictly.
+	$(BIN)/mypy
+
+docs: $(VENV)/docs.stamp ## The documentation, into docs/_build/html; a warning is an error.
+	rm -rf docs/generated
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+faults: $(VENV)/test.stamp ## Plant faults in a copy and see the suite fail on each.
+	$(ONE_THREAD) $(BIN)/python tests/faults.py
+
+format: $(VENV)/lint.stamp ## Rewrite the sources as `make lint` wants them.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+picture: $(VENV)/docs.stamp ## Draw the README's picture anew.
+	$(BIN)/python docs/picture.py
+
+clean: ## Remove what make made.
+	rm -rf $(VENV) demo-output docs/_build docs/generated
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/%.stamp: pyproject.toml $(VENV)/python.stamp
+	@echo "Installing kronops[$*] into $(VENV)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	@touch $@
+
+$(VENV)/python.stamp:
+	@set -e; \
+	for candidate in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python); do \
+	    if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	        2>/dev/null; then \
+	        echo "Making $(VENV) with $$candidate ($$("$$candidate" --version 2>&1))"; \
+	        "$$candidate" -m venv --clear $(VENV); \
+	        touch $@; \
+	        exit 0; \
+	    fi; \
+	done; \
+	echo "kronops needs Python 3.11 or later with the venv module, and found none under:" \
+	    "$(or $(PYTHON),python3 python3.14 ... python3.11 python)." >&2; \
+	echo "Install one (on Debian and Ubuntu: apt install python3 python3-venv)," \
+	    "or name one: make $(or $(MAKECMDGOALS),test) PYTHON=/path/to/python3" >&2; \
+	exit 1

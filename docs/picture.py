@@ -1,0 +1,71 @@
+"""Draw the picture of the README: python docs/picture.py (or make picture).
+
+A covariance with Kronecker structure beside its two factors, and its inverse beside theirs. What
+is drawn is what kronops computes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from kronops import kron
+
+TARGET = Path(__file__).parent / "_static" / "structure.png"
+INK, MUTED = "#1f2933", "#5f6c7b"
+
+
+def correlation(size: int, neighbour: float) -> np.ndarray:
+    """A stationary first-order chain: its inverse is tridiagonal."""
+    steps = np.arange(size)
+    return neighbour ** np.abs(steps[:, None] - steps)
+
+
+def draw(axes, matrix: np.ndarray, title: str, note: str, block: int) -> None:
+    """One matrix, zero in white, with thin lines between blocks."""
+    limit = np.abs(matrix).max()
+    axes.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color=MUTED, linewidth=0.8)
+    for cut in range(block, len(matrix), block):
+        axes.axhline(cut - 0.5, color=MUTED, linewidth=0.5)
+        axes.axvline(cut - 0.5, color=MUTED, linewidth=0.5)
+    axes.set_title(title, color=INK, fontsize=12, pad=6)
+    axes.set_xlabel(note, color=MUTED, fontsize=9, labelpad=6)
+
+
+def draw_equation(figure, operator, names: tuple[str, str], call: str) -> None:
+    """Two factors and the operator they stand for."""
+    grid = figure.add_gridspec(
+        1, 3, width_ratios=(5, 8, 20), left=0.03, right=0.97, bottom=0.08, top=0.8, wspace=0.28
+    )
+    factors = [factor.to_dense() for factor in operator.factors]
+    matrices = [*factors, operator.to_dense()]
+    titles = [*names, " ⊗ ".join(names)]
+    notes = [f"{len(matrix)} × {len(matrix)}" for matrix in matrices]
+    notes[-1] += ", never formed"
+    blocks = [len(matrices[0]), len(matrices[1]), len(factors[1])]
+    places = [figure.add_subplot(cell) for cell in grid]
+    for axes, matrix, title, note, block in zip(
+        places, matrices, titles, notes, blocks, strict=True
+    ):
+        draw(axes, matrix, title, note, block)
+    for sign, left, right in (("⊗", places[0], places[1]), ("=", places[1], places[2])):
+        x = (left.get_position().x1 + right.get_position().x0) / 2
+        figure.text(x, 0.44, sign, size=14, color=INK, ha="center", va="center")
+    figure.text(0.5, 0.93, call, family="monospace", size=11, color=INK, ha="center")
+
+
+def main() -> None:
+    """Write the picture to its place among the documentation's files."""
+    covariance = kron(correlation(5, 0.6), correlation(8, -0.75))
+    figure = Figure(figsize=(11, 3.6), dpi=150)
+    left, right = figure.subfigures(1, 2)
+    draw_equation(left, covariance, ("A", "G"), "kron(A, G)")
+    draw_equation(right, covariance.inverse(), ("A⁻¹", "G⁻¹"), "kron(A, G).inverse()")
+    TARGET.parent.mkdir(exist_ok=True)
+    figure.savefig(TARGET, facecolor="white", metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()
