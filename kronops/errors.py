@@ -24,7 +24,7 @@ class LinAlgError(np.linalg.LinAlgError, RuntimeError):
     ...     kronops.kron(np.ones((2, 2)), np.eye(3)).solve(np.ones(6))
     ... except np.linalg.LinAlgError as error:
     ...     print(error)
-    factors[0] (2 x 2) is singular: add damping, or use a pseudo-inverse
+    factors[0] (2 x 2) is singular: add damping
     """
 
 

@@ -33,7 +33,11 @@ class Factorisation:
     def solve(self, b: Array, adjoint: bool = False) -> Array:
         """The solution for right-hand sides ``(n, k)``."""
         before, after = (self.columns, self.rows) if adjoint else (self.rows, self.columns)
-        return self._solve_scaled(b * before[:, None], adjoint) * after[:, None]
+        solved = self._solve_scaled(b * before[:, None], adjoint)
+        # Half precision is factorised in single: the result is rounded to what was asked for.
+        xp = self.backend.xp
+        dtype = xp.result_type(self.scaled.dtype, b.dtype)
+        return xp.astype(solved, dtype, copy=False) * after[:, None]
 
     def slogdet(self) -> tuple[Array, Array]:
         """Sign and logarithm of the absolute determinant."""
@@ -49,7 +53,8 @@ class Factorisation:
 
     def cholesky(self) -> Array:
         """The lower triangular ``L`` of the matrix itself, if ``definite``."""
-        return self.factors / self.rows[:, None]
+        lower = self.backend.xp.astype(self.factors, self.scaled.dtype, copy=False)
+        return lower / self.rows[:, None]
 
     def check_condition(self, matrix: Array, what: str) -> None:
         """Refuse a matrix that is singular to rounding; warn of one that is nearly so.
@@ -137,7 +142,7 @@ def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Facto
 
 def singular(what: str) -> str:
     """What is said of a singular matrix."""
-    return f"{what} is singular: add damping, or use a pseudo-inverse"
+    return f"{what} is singular: add damping"
 
 
 def _scales(backend: Backend, matrix: Array, hermitian: bool, what: str) -> tuple[Array, Array]:

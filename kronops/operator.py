@@ -246,6 +246,9 @@ class LinearOperator(ABC):
     def __truediv__(self, scalar: Any) -> LinearOperator:
         return self._algebra.scale(1.0 / as_scalar(scalar, "the scalar"), self)
 
+    def __pow__(self, p: Any) -> LinearOperator:
+        return self.power(p)
+
     def __neg__(self) -> LinearOperator:
         return self._algebra.scale(-1.0, self)
 

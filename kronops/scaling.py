@@ -41,7 +41,7 @@ def comfortable(exponents: Sequence[int], scale: Scalar, dtype_exponent: int) ->
 
 def split(scale: Scalar, power: int, dtype_exponent: int) -> list[Scalar]:
     """Scalars in the dtype's range whose product is ``scale * 2**power``; none if that is one."""
-    step = dtype_exponent - 28
+    step = dtype_exponent - dtype_exponent // 8
     size = math.frexp(abs(scale))[1]
     # In two steps, for 2**-size itself may be out of range.
     rest = scale * 2.0 ** (-size // 2) * 2.0 ** (-size - -size // 2)

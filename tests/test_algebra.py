@@ -120,6 +120,13 @@ def test_like_terms_merge():
     assert {type(term) for term in op.terms} == {KroneckerOperator, DiagonalOperator}
 
 
+def test_a_negative_multiple_of_a_matrix_has_a_cholesky_factor_and_powers():
+    lower = (-1 * DenseOperator(-A)).cholesky()
+    np.testing.assert_allclose((lower @ lower.H).to_dense(), A)
+    assert type(kron(-A, -B).cholesky()) is KroneckerOperator
+    np.testing.assert_allclose((K**2).to_dense(), K.to_dense() @ K.to_dense())
+
+
 def test_mixed_product_multiplies_the_factors():
     op = kron(A, B) @ kron(C, D)
     assert [type(factor) for factor in op.factors] == [DenseOperator, DenseOperator]

@@ -78,6 +78,13 @@ def test_single_precision_has_its_own_range():
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
+def test_half_precision_is_factorised_in_single():
+    op = kron(A.astype(np.float16), B.astype(np.float16))
+    x = np.ones(9, np.float16)
+    assert (op @ x).dtype == op.solve(x).dtype == np.float16
+    np.testing.assert_allclose(op @ op.solve(x), x, atol=0.02)
+
+
 def test_a_determinant_of_a_million_dimensions():
     op = kron(2 * np.eye(1000), 3 * np.eye(1000))
     assert op.logdet() == pytest.approx(10**6 * np.log(6), rel=1e-14)

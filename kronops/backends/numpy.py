@@ -67,7 +67,7 @@ class NumpyBackend(Backend):
         factor, info = potrf(matrix, lower=True, clean=True) if matrix.size else (matrix, 0)
         if info or not np.all(np.isfinite(factor)):
             raise LinAlgError("the matrix is not positive definite")
-        return np.asarray(factor, dtype=matrix.dtype)
+        return factor
 
     def solve_triangular(
         self, matrix: Array, b: Array, *, lower: bool, adjoint: bool = False

@@ -126,7 +126,7 @@ class DenseOperator(LinearOperator):
 
     @cached
     def _spectrum(self) -> tuple[Array, Array]:
-        self._require_hermitian("eigenvalues by eigh and fractional powers")
+        self._require_hermitian()
         values, vectors = self.backend.eigh(
             0.5 * self.matrix + 0.5 * self.backend.adjoint(self.matrix)
         )
@@ -166,7 +166,7 @@ class DenseOperator(LinearOperator):
         return self.with_matrix(0.5 * made + 0.5 * self.backend.adjoint(made), "symmetric")
 
     def _cholesky(self) -> LinearOperator:
-        self._require_hermitian("cholesky")
+        self._require_hermitian()
         made = (
             self._factorisation
             if self.hermitian
@@ -217,10 +217,13 @@ class DenseOperator(LinearOperator):
     def _label(self) -> str:
         return f"{self.name} ({self.shape[0]} x {self.shape[1]})"
 
-    def _require_hermitian(self, what: str) -> None:
+    def _require_hermitian(self) -> None:
         visible = self.backend.values_visible(self.matrix)
         if visible and not (self.hermitian or is_hermitian(self.matrix)):
-            raise LinAlgError(f"{self._label} is not symmetric (Hermitian): {what} needs it to be")
+            raise LinAlgError(
+                f"{self._label} is not symmetric (Hermitian), as eigh, cholesky and fractional "
+                f"powers need it to be"
+            )
 
 
 def same(left: LinearOperator, right: LinearOperator) -> bool:

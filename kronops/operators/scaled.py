@@ -8,8 +8,10 @@ import math
 from typing import Any
 
 from kronops.backends.standard import Array
+from kronops.caching import cached
 from kronops.errors import LinAlgError
 from kronops.operator import LinearOperator
+from kronops.operators.dense import DenseOperator
 from kronops.operators.identity import IdentityOperator
 from kronops.scaling import rescale
 from kronops.vectors import Shape
@@ -109,6 +111,12 @@ class ScaledOperator(LinearOperator):
         if isinstance(self.scalar, complex) or self.scalar <= 0:
             return super()._cholesky()
         return self.base.cholesky() * math.sqrt(self.scalar)
+
+    @cached
+    def _densified(self) -> LinearOperator:
+        if isinstance(self.base, DenseOperator):
+            return self.base.with_matrix(rescale(self.base.matrix, [self.scalar]))
+        return super()._densified
 
     def _shifted(self, scalar: float | complex) -> LinearOperator:
         if self.scalar == 0:
