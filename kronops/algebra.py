@@ -88,11 +88,16 @@ def transpose(op: LinearOperator) -> LinearOperator:
 def integer_power(op: LinearOperator, p: int) -> LinearOperator:
     """``op ** p`` as a product of ``|p|`` copies of the operator or its inverse."""
     if p == 0:
-        return IdentityOperator(op.shape[0], like=_like(op))
+        return IdentityOperator(op.shape[0], like=_like(op), domain_shape=op.domain_shape)
     base = op if p > 0 else op.inverse()
+    if abs(p) == 1:
+        return base
+    if isinstance(compose(base, base), ProductOperator):
+        return ProductOperator(_factors(base) * abs(p))
     made = base
-    for _ in range(abs(p) - 1):
-        made = compose(made, base)
+    for bit in bin(abs(p))[3:]:  # squares, as long as they have a closed form
+        made = compose(made, made)
+        made = compose(made, base) if bit == "1" else made
     return made
 
 
@@ -103,7 +108,8 @@ def spectral(basis: LinearOperator, eigenvalues: Array) -> LinearOperator:
     if isinstance(basis, KroneckerOperator):
         return KroneckerEigenOperator.from_basis(basis, eigenvalues)
     if isinstance(basis, DenseOperator):
-        return KroneckerEigenOperator.from_basis(KroneckerOperator([basis]), eigenvalues)
+        adjoint = basis.backend.adjoint(basis.matrix)
+        return basis.with_matrix(basis.backend.xp.matmul(basis.matrix * eigenvalues, adjoint))
     flat = basis.backend.xp.reshape(eigenvalues, (-1,))
     return ProductOperator((basis, DiagonalOperator(flat, check_finite=False), basis.H))
 

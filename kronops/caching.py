@@ -30,6 +30,9 @@ class cached(Generic[T]):
         if op is None:
             return self  # type: ignore[return-value]
         value = self.function(op)
-        if all(backend_of(leaf).values_visible(leaf) for leaf in tree.leaves(value)):
+        visible = all(backend_of(leaf).values_visible(leaf) for leaf in tree.leaves(value))
+        # An operator that keeps one which holds it in turn would be freed late: both are cheap.
+        circular = value is op or any(child is op for child in tree.children(value))
+        if visible and not circular:
             op.__dict__[self.name] = value
         return value

@@ -110,6 +110,11 @@ def is_hermitian(matrix: Array) -> bool:
         return True
     if not backend.values_visible(matrix):
         return False
-    asymmetry = float(xp.max(xp.abs(matrix - backend.adjoint(matrix))))
-    largest = float(xp.max(xp.abs(matrix)))
-    return asymmetry <= (10 + matrix.shape[0]) * epsilon(matrix) * largest
+    if not bool(xp.all(xp.isfinite(matrix))):
+        return False
+    # Against the sizes of the row and the column, so that units do not matter.
+    size = xp.sqrt(xp.abs(xp.linalg.diagonal(matrix)))
+    adjoint = backend.adjoint(matrix)
+    larger = xp.maximum(xp.abs(matrix), xp.abs(adjoint))
+    rounding = epsilon(matrix) * xp.maximum(size[:, None] * size, larger)
+    return bool(xp.all(xp.abs(matrix - adjoint) <= (10 + matrix.shape[0]) * rounding))

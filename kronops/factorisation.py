@@ -13,7 +13,7 @@ from typing import Any
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array, Backend
-from kronops.checks import epsilon
+from kronops.checks import epsilon, is_complex
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 
 __all__ = ["Factorisation", "factorise", "singular"]
@@ -124,16 +124,15 @@ def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Facto
     backend = backend_of(matrix)
     if hermitian:
         matrix = 0.5 * matrix + 0.5 * backend.adjoint(matrix)
-    rows, columns = _scales(backend, matrix, hermitian, what)
-    scaled = matrix * rows[:, None] * columns
-    if hermitian:
         try:
-            lower = backend.cholesky(scaled)
+            scale = _definite_scale(backend, matrix)
+            scaled = matrix * scale[:, None] * scale
+            return Factorisation(backend, scaled, scale, scale, True, backend.cholesky(scaled))
         except LinAlgError:
             if claimed:
                 raise LinAlgError(f"{what} is not positive definite") from None
-        else:
-            return Factorisation(backend, scaled, rows, columns, True, lower)
+    rows, columns = _scales(backend, matrix, what)
+    scaled = matrix * rows[:, None] * columns
     try:
         return Factorisation(backend, scaled, rows, columns, False, backend.lu(scaled))
     except LinAlgError:
@@ -145,7 +144,23 @@ def singular(what: str) -> str:
     return f"{what} is singular: add damping"
 
 
-def _scales(backend: Backend, matrix: Array, hermitian: bool, what: str) -> tuple[Array, Array]:
+def _definite_scale(backend: Backend, matrix: Array) -> Array:
+    """Powers of two that bring the diagonal near one; `LinAlgError` where it is not positive."""
+    diagonal = backend.xp.linalg.diagonal(matrix)
+    if is_complex(diagonal):
+        diagonal = backend.xp.real(diagonal)
+    if backend.values_visible(diagonal) and bool(backend.xp.any(diagonal <= 0)):
+        raise LinAlgError("the matrix is not positive definite")
+    root = backend.xp.sqrt(diagonal)
+    if backend.values_visible(root) and matrix.shape[0]:
+        # No entry of a positive definite matrix exceeds the roots of its row and column.
+        largest = backend.xp.max(backend.xp.abs(matrix), axis=1)
+        if bool(backend.xp.any(largest > 1.01 * root * backend.xp.max(root))):
+            raise LinAlgError("the matrix is not positive definite")
+    return _power_of_two(backend.xp, root)
+
+
+def _scales(backend: Backend, matrix: Array, what: str) -> tuple[Array, Array]:
     """Powers of two that bring the largest entry of every row and column near one."""
     xp = backend.xp
     magnitude = xp.abs(matrix)
@@ -155,10 +170,6 @@ def _scales(backend: Backend, matrix: Array, hermitian: bool, what: str) -> tupl
     largest = xp.max(magnitude, axis=1)
     if backend.values_visible(matrix) and bool(xp.any(largest == 0)):
         raise LinAlgError(singular(what))
-    if hermitian:
-        diagonal = xp.linalg.diagonal(magnitude)
-        rows = _power_of_two(xp, xp.sqrt(xp.where(diagonal == 0, largest, diagonal)))
-        return rows, rows
     rows = _power_of_two(xp, largest)
     largest = xp.max(magnitude * rows[:, None], axis=0)
     if backend.values_visible(matrix) and bool(xp.any(largest == 0)):

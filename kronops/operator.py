@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import weakref
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -13,7 +14,7 @@ from kronops.backends.standard import Array, Backend
 from kronops.caching import cached
 from kronops.checks import as_inexact, as_nonnegative, as_scalar
 from kronops.errors import DensificationWarning, LinAlgError, warn
-from kronops.vectors import Shape, flatten, size_of
+from kronops.vectors import Shape, flatten, same_form, size_of
 
 __all__ = ["EighResult", "LinearOperator", "SlogdetResult"]
 
@@ -157,7 +158,7 @@ class LinearOperator(ABC):
         """Two, as of every matrix."""
         return 2
 
-    @property
+    @cached
     def T(self) -> LinearOperator:
         """The transpose."""
         return self._transpose()
@@ -244,7 +245,10 @@ class LinearOperator(ABC):
         return self._algebra.scale(as_scalar(scalar, "the scalar"), self)
 
     def __truediv__(self, scalar: Any) -> LinearOperator:
-        return self._algebra.scale(1.0 / as_scalar(scalar, "the scalar"), self)
+        divisor = as_scalar(scalar, "the scalar")
+        if abs(divisor) < 1e-308:
+            raise ZeroDivisionError(f"op / {divisor}: division by zero, or nearly so")
+        return self._algebra.scale(1.0 / divisor, self)
 
     def __pow__(self, p: Any) -> LinearOperator:
         return self.power(p)
@@ -273,7 +277,13 @@ class LinearOperator(ABC):
         array([[0.5 , 0.  ],
                [0.  , 0.25]])
         """
-        return self._kept_inverse
+        original = self.__dict__.get("_original", lambda: None)()
+        if original is not None:
+            return original
+        made = self._kept_inverse
+        if made is not self:  # so that a double inverse is the original, without a cycle
+            made.__dict__["_original"] = weakref.ref(self)
+        return made
 
     def power(self, p: float) -> LinearOperator:
         """``op ** p``: any integer ``p``; any real ``p`` if Hermitian and positive (semi)definite.
@@ -325,6 +335,8 @@ class LinearOperator(ABC):
         """
         self._require_square("damped")
         value = as_nonnegative(value, "value")
+        if value == 0 and method in ("exact", "factored"):
+            return self
         if method == "exact":
             return self._shifted(value)
         if method == "factored":
@@ -426,6 +438,7 @@ class LinearOperator(ABC):
 
     def astype(self, dtype: Any) -> Any:
         """The operator with its arrays in another floating dtype."""
+        dtype = getattr(self.backend.xp, dtype) if isinstance(dtype, str) else dtype
         if self._complex and self.backend.kind(dtype) != "complex floating":
             raise ValueError(f"astype({dtype}) of a complex operator would lose imaginary parts")
         xp = self.backend.xp
@@ -433,7 +446,9 @@ class LinearOperator(ABC):
         def cast(leaf: Array) -> Array:
             if not self._kind(leaf).endswith("floating"):
                 return leaf
-            if scaling.exponent(leaf) > math.log2(float(xp.finfo(dtype).max)):
+            limits = xp.finfo(dtype)
+            low, high = math.log2(float(limits.smallest_normal)), math.log2(float(limits.max))
+            if not low <= scaling.exponent(leaf) <= high:
                 raise OverflowError(f"an array of {type(self).__name__} does not fit into {dtype}")
             return xp.astype(leaf, dtype)
 
@@ -524,9 +539,7 @@ class LinearOperator(ABC):
     @cached
     def _kept_inverse(self) -> LinearOperator:
         self._require_square("inverse")
-        made = self._inverse()
-        made.__dict__.setdefault("_kept_inverse", self)  # so that a double inverse is the original
-        return made
+        return self._inverse()
 
     @cached
     def _densified(self) -> Any:
@@ -621,8 +634,10 @@ class LinearOperator(ABC):
 
 
 def common_shape(ops: tuple[LinearOperator, ...], which: str) -> Shape:
-    """The ``domain_shape`` or ``range_shape`` that all operators share; flat if they differ."""
+    """The ``domain_shape`` or ``range_shape`` that operators share beside flat ones; else flat."""
     shapes = [getattr(op, which) for op in ops]
-    if all(shape == shapes[0] for shape in shapes):
-        return shapes[0]
-    return (size_of(shapes[0]),)
+    flat = (size_of(shapes[0]),)
+    structured = [shape for shape in shapes if shape != flat]
+    if structured and all(same_form(shape, structured[0]) for shape in structured):
+        return structured[0]
+    return flat

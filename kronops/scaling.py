@@ -6,13 +6,25 @@ whenever it can be represented itself.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 
-__all__ = ["exponent", "outer", "rescale", "split"]
+__all__ = [
+    "comfortable",
+    "dtype_exponent",
+    "exponent",
+    "kronecker",
+    "mantissa_and_exponent",
+    "outer",
+    "product",
+    "rescale",
+    "split",
+]
 
 Scalar = float | complex
 
@@ -33,18 +45,15 @@ def exponent(array: Array) -> int:
     return math.frexp(largest)[1] if math.isfinite(largest) else 0
 
 
-def comfortable(exponents: Sequence[int], scale: Scalar, dtype_exponent: int) -> bool:
-    """Whether no partial product of such magnitudes comes near overflow or underflow."""
-    total = sum(abs(e) for e in exponents) + abs(math.frexp(abs(scale))[1])
-    return total < dtype_exponent // 3
+def comfortable(exponents: Sequence[int], limit: int) -> bool:
+    """Whether products of such magnitudes, taken in this order, stay well inside the range."""
+    return all(abs(partial) < limit - limit // 50 for partial in itertools.accumulate(exponents))
 
 
 def split(scale: Scalar, power: int, dtype_exponent: int) -> list[Scalar]:
     """Scalars in the dtype's range whose product is ``scale * 2**power``; none if that is one."""
     step = dtype_exponent - dtype_exponent // 8
-    size = math.frexp(abs(scale))[1]
-    # In two steps, for 2**-size itself may be out of range.
-    rest = scale * 2.0 ** (-size // 2) * 2.0 ** (-size - -size // 2)
+    rest, size = mantissa_and_exponent(scale)
     power += size
     multipliers: list[Scalar] = []
     while abs(power) > step:
@@ -53,6 +62,19 @@ def split(scale: Scalar, power: int, dtype_exponent: int) -> list[Scalar]:
         power -= chunk
     last = rest * 2.0**power
     return multipliers if last == 1 else [*multipliers, last]
+
+
+def mantissa_and_exponent(scalar: Scalar) -> tuple[Scalar, int]:
+    """``scalar`` as a number of magnitude in [1/2, 1) times a power of two; also if complex.
+
+    Examples
+    --------
+    >>> mantissa_and_exponent(-6.0)
+    (-0.75, 3)
+    """
+    size = math.frexp(abs(scalar))[1]
+    # In two steps, for 2**-size itself may be out of range.
+    return scalar * 2.0 ** (-size // 2) * 2.0 ** (-size - -size // 2), size
 
 
 def rescale(array: Array, multipliers: Sequence[Scalar]) -> Array:
@@ -66,31 +88,50 @@ def rescale(array: Array, multipliers: Sequence[Scalar]) -> Array:
 
 
 def outer(arrays: Sequence[Array], scale: Scalar = 1.0) -> Array:
-    """``scale`` times the product of every choice of entries: one axis for each axis given.
+    """``scale`` times the product of every choice of entries, flat, the last array's fastest.
 
     Examples
     --------
     >>> import numpy as np
     >>> outer([np.array([1e200, 2e200]), np.array([1e-200, 3e-200]), np.array([1e200])], 1e-200)
-    array([[[1.],
-            [3.]],
-    <BLANKLINE>
-           [[2.],
-            [6.]]])
+    array([1., 3., 2., 6.])
     """
+    return _product(arrays, scale, lambda left, right: left[..., None] * right)
+
+
+def kronecker(matrices: Sequence[Array], scale: Scalar = 1.0) -> Array:
+    """``scale`` times the Kronecker product of matrices, written out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> kronecker([np.array([[1.0, 2.0]]), np.array([[1.0], [3.0]])])
+    array([[1., 2.],
+           [3., 6.]])
+    """
+    return _product(matrices, scale, lambda left, right: left[:, None, :, None] * right[:, None, :])
+
+
+def product(numbers: Sequence[Array], scale: Scalar = 1.0) -> Array:
+    """``scale`` times the elementwise product of arrays of one shape."""
+    return _product(numbers, scale, operator.mul)
+
+
+def _product(arrays: Sequence[Array], scale: Scalar, multiply: Callable[..., Array]) -> Array:
     xp = backend_of(*arrays).xp
     limit = dtype_exponent(arrays[0])
     exponents = [exponent(array) for array in arrays]
-    if comfortable(exponents, scale, limit):
+    if comfortable([*exponents, math.frexp(abs(scale))[1]], limit):
         exponents = [0] * len(arrays)
     result = None
     for array, power in zip(arrays, exponents, strict=True):
         array = rescale(array, split(1.0, -power, limit))
         if result is None:
             result = array
-        else:
-            widened = xp.reshape(result, (*result.shape, *[1] * array.ndim))
-            result = widened * array
+            continue
+        shape = tuple(m * n for m, n in zip(result.shape, array.shape, strict=True))
+        result = multiply(result, array)
+        result = result if multiply is operator.mul else xp.reshape(result, shape)
     return rescale(result, split(scale, sum(exponents), limit))
 
 

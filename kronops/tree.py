@@ -29,6 +29,8 @@ def leaves(value: Any) -> Iterator[Array]:
 
 def children(value: Any) -> Iterator[Any]:
     """The arrays and operators directly in the fields of ``value``, and its Python scalars."""
+    if not dataclasses.is_dataclass(value):
+        return
     for field in dataclasses.fields(value):
         content = getattr(value, field.name)
         if isinstance(content, (tuple, list)):

@@ -14,7 +14,7 @@ from typing import Any
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 
-__all__ = ["LAYOUTS", "OutIn", "Shape", "as_layout", "flatten", "in_layout", "size_of"]
+__all__ = ["LAYOUTS", "OutIn", "Shape", "as_layout", "flatten", "in_layout", "same_form", "size_of"]
 
 Shape = Any  # tuple[int, ...] | list[Shape] | dict[str, Shape]
 Restore = Callable[[Array], Any]
@@ -92,7 +92,7 @@ def flatten(v: Any, domain: Shape, range_: Shape, name: str = "v") -> tuple[Arra
         return _flatten_blocks(v, domain, range_, name)
     if isinstance(v, (tuple, list)) and len(v) == 2 and all(is_array(part) for part in v):
         return _flatten_pair(v, domain, range_, name)
-    raise TypeError(f"{name} is {_describe(v)}; {_would_do(domain)}")
+    raise ValueError(f"{name} is {_describe(v)}; {_would_do(domain)}")
 
 
 def _flatten_array(v: Array, domain: Shape, range_: Shape, name: str) -> tuple[Array, Restore]:
@@ -139,8 +139,8 @@ def _flatten_pair(pair: Any, domain: Shape, range_: Shape, name: str) -> tuple[A
     def restore(result: Array) -> Any:
         rows = xp.reshape(result, domain)
         if axis:
-            return kind((xp.reshape(rows[:, :-1], shape), rows[:, -1]))
-        return kind((xp.reshape(rows[:-1, :], shape), rows[-1, :]))
+            return _as_kind(kind, (xp.reshape(rows[:, :-1], shape), rows[:, -1]))
+        return _as_kind(kind, (xp.reshape(rows[:-1, :], shape), rows[-1, :]))
 
     return xp.reshape(matrix, (-1,)), restore
 
@@ -166,13 +166,30 @@ def _flatten_blocks(v: Any, domain: Shape, range_: Shape, name: str) -> tuple[Ar
             restore_part(result[start:stop])
             for (_, restore_part), start, stop in zip(pieces, ends, ends[1:], strict=False)
         ]
-        return dict(zip(names, parts, strict=True)) if isinstance(v, dict) else type(v)(parts)
+        made = dict(zip(names, parts, strict=True)) if isinstance(v, dict) else parts
+        return _as_kind(type(v), made)
 
     return xp.concat(flats) if len(flats) > 1 else flats[0], restore
 
 
+def same_form(left: Shape, right: Shape) -> bool:
+    """Whether two shapes are of vectors in one structure, layout and order."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(same_form(left[k], right[k]) for k in left)
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(same_form, left, right))
+    return bool(left == right)
+
+
 def _parts(shape: Shape) -> list[Shape]:
     return list(shape.values()) if isinstance(shape, dict) else list(shape)
+
+
+def _as_kind(kind: type, parts: Any) -> Any:
+    """``parts`` in a container like the user's, named tuples included."""
+    return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
 
 
 def _without_bias(domain: Shape) -> tuple[int, ...] | None:

@@ -153,7 +153,7 @@ def test_factorisations_are_kept():
     op.solve(np.ones(2))
     kept = op._factorisation
     op.solve(np.ones(2))
-    assert op._factorisation is kept and op.inverse() is op.inverse()
+    assert op._factorisation is kept and K.inverse() is K.inverse()
 
 
 def test_the_inverse_of_a_dense_operator_is_a_solve():
@@ -169,7 +169,8 @@ def test_domain_shapes():
     assert blocks.domain_shape == {"a": (2, 3), "b": (2,)}
     assert kronops.block_diag(K, A).domain_shape == [(2, 3), (2,)]
     assert (K + kron(C, D)).domain_shape == (2, 3)
-    assert (K + DenseOperator(draw(6, 6))).domain_shape == (6,)
+    assert (K + DenseOperator(draw(6, 6))).domain_shape == (2, 3)
+    assert (K + kron(draw(3, 3), draw(2, 2))).domain_shape == (6,)
 
 
 # -- structured vectors ------------------------------------------------------------------------
@@ -229,6 +230,18 @@ def test_a_rectangular_operator_gives_its_range_shape():
     assert kron(draw(6, 6), draw(4, 3)).multiply(draw(2, 3, 3)).shape == (2, 3, 4)
     with pytest.raises(ValueError, match="which is no"):
         op.multiply((draw(5, 3), draw(3)))
+
+
+def test_lazy_operators_keep_pairs():
+    pair = (draw(1, 3), draw(3))
+    series = kronops.SeriesOperator((A, 0.1 * A), (B, 0.1 * B), 3, 1)
+    for op in (K.power(0), K + 0.5 * IDENTITY, series.damped(0.1), K @ DIAGONAL):
+        weights, bias = op.multiply(pair)
+        np.testing.assert_array_equal(
+            np.concatenate([weights.ravel(), bias]), op @ np.concatenate([pair[0].ravel(), pair[1]])
+        )
+    with pytest.warns(kronops.DensificationWarning):
+        assert series.damped(0.1).multiply_inverse(pair)[0].shape == (1, 3)
 
 
 def test_blocks_take_lists_tuples_dicts_and_flat_arrays():

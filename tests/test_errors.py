@@ -164,7 +164,37 @@ REFUSED = {
         ValueError,
         r"a pair of shapes \(2, 3\) an",
     ),
-    "a number": (lambda: K.multiply(3.0), TypeError, "v is a float; what would do"),
+    "a number": (lambda: K.multiply(3.0), ValueError, "v is a float; what would do"),
+    "blocks in two orders": (
+        lambda: (
+            BlockDiagonalOperator({"a": I2, "b": I3}) + BlockDiagonalOperator({"b": I3, "a": I2})
+        ),
+        ValueError,
+        r"blocks in two orders, \['a', 'b'\] and \['b', 'a'\]",
+    ),
+    "a basis that is an operator": (
+        lambda: KroneckerEigenOperator([2 * DenseOperator(I2)], np.ones(2)),
+        ValueError,
+        r"bases\[0\] \(2, 2\) is not unitary",
+    ),
+    "inverse of singular, its determinant": (
+        lambda: DenseOperator(SINGULAR).inverse().slogdet(),
+        LinAlgError,
+        "inverted is singular",
+    ),
+    "astype underflow": (
+        lambda: DenseOperator(1e-200 * I2).astype(np.float32),
+        OverflowError,
+        "does not fit into",
+    ),
+    "factor_damping": (
+        lambda: SeriesOperator(PAIR, PAIR, 2, 1, factor_damping=0.1),
+        ValueError,
+        "factor_damping = 0.1: a pair of numbers",
+    ),
+    "timesteps True": (lambda: SeriesOperator(PAIR, PAIR, True, 1), TypeError, "timesteps is a b"),
+    "no list of factors": (lambda: KroneckerOperator(3), TypeError, "factors is a int: a list"),
+    "no list of blocks": (lambda: BlockDiagonalOperator(None), TypeError, "blocks is a NoneType"),
     "missing block": (
         lambda: BlockDiagonalOperator({"a": I2, "b": I2}).multiply({"a": np.ones(2)}),
         ValueError,

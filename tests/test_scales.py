@@ -134,3 +134,90 @@ def test_solves_are_backward_stable(condition):
         residual = np.linalg.norm(np.kron(*factors) @ x - b)
         allowed = 10 * np.finfo(float).eps * 12 * (norm * np.linalg.norm(x) + np.linalg.norm(b))
         assert residual <= allowed
+
+
+# -- found by an attack: the guard against extreme magnitudes must not do harm itself ------------
+
+R = np.array([[1.0, 2.0], [0.0, 1.0]])
+I2 = np.eye(2)
+WIDE = np.diag([1e150, 1e-150])
+
+
+def test_a_high_power_is_not_taken_for_a_large_matrix():
+    np.testing.assert_array_equal(kron(R).power(800) @ np.ones(2), [1601, 1])
+    single = kron(R.astype(np.float32)).power(100) @ np.ones(2, np.float32)
+    np.testing.assert_array_equal(single, [201, 1])
+
+
+@pytest.mark.filterwarnings("ignore::kronops.errors.LinAlgWarning")
+def test_entries_of_very_unlike_size_keep_their_digits():
+    want = np.array([1e300, 1, 1, 1e-300])
+    np.testing.assert_allclose(kron(WIDE, WIDE) @ np.ones(4), want, rtol=1e-14)
+    np.testing.assert_allclose(kron(WIDE, WIDE).inverse() @ np.ones(4), 1 / want, rtol=1e-14)
+    np.testing.assert_allclose(kron(WIDE, WIDE).diagonal(), want, rtol=1e-14)
+    upper = np.array([[1.0, 1e150], [0.0, 1.0]])
+    got = kron(upper, upper).inverse() @ np.ones(4)
+    np.testing.assert_allclose(got, [1e300, -1e150, -1e150, 1], rtol=1e-12)
+    got = kron(1e-150 * I2, np.diag([1e-150, 1])) @ np.array([1e300, 1e-10, 1e-10, 1e-10])
+    np.testing.assert_allclose(got[[0, 1, 3]], [1, 1e-160, 1e-160], rtol=1e-14)
+
+
+def test_scales_and_scaled_factors_do_not_vanish():
+    small = kronops.KroneckerOperator([1e100 * I2, 1e100 * I2], 1e-200)
+    np.testing.assert_allclose((small @ small).to_dense(), np.eye(4), rtol=1e-13)
+    for a, b in ((1e-200, 1e200), (1e200, 1e-200)):
+        op = kronops.KroneckerOperator([a * DenseOperator(b * I2)] * 2)
+        np.testing.assert_allclose(op.to_dense(), np.eye(4), rtol=1e-13)
+    mixed = kron(1e-170 * I2, 1e150 * I2)
+    np.testing.assert_allclose((mixed @ mixed).to_dense(), 1e-40 * np.eye(4), rtol=1e-13)
+    cubed = kron(1e150 * I2, 1e-150 * R)
+    np.testing.assert_allclose((cubed @ cubed @ cubed) @ np.ones(4), [7, 1, 7, 1], rtol=1e-12)
+    np.testing.assert_allclose((1e-200 * DenseOperator(1e200 * I2)).power(2).to_dense(), I2)
+    damped = (1e-300 * DenseOperator(1e300 * I2)).damped(1e10)
+    np.testing.assert_allclose(damped.to_dense(), 1e10 * I2)
+
+
+def test_factors_of_every_kind_know_their_size():
+    blocks = [kronops.block_diag(size * I2) for size in (1e150,) * 3 + (1e-150,) * 3]
+    np.testing.assert_allclose(kronops.KroneckerOperator(blocks) @ np.ones(64), 1, rtol=1e-12)
+
+
+def test_small_diagonals_do_not_make_a_matrix_singular():
+    swap = np.array([[1e-300, 1e10], [1e10, 1e-300]])
+    np.testing.assert_allclose(DenseOperator(swap).solve(np.ones(2)), 1e-10, rtol=1e-14)
+    chain = np.array([[0.0, 1, 0], [1, 1e-40, 1], [0, 1, 5]])
+    np.testing.assert_allclose(DenseOperator(chain).solve(np.ones(3)), [1, 1, 0], atol=1e-14)
+
+
+def test_symmetry_is_judged_in_the_units_of_each_row():
+    matrix = np.diag([1e14, 1.0, 1.0])
+    matrix[1, 2] = 0.25
+    b = np.array([0.0, 1.0, 1.0])
+    np.testing.assert_allclose(DenseOperator(matrix).solve(b), [0, 0.75, 1])
+    np.testing.assert_allclose(DenseOperator(matrix).inverse().rmatvec(b), [0, 1, 0.75])
+    np.testing.assert_allclose(kron(matrix, np.eye(1)).damped(1.0).solve(b), [0, 0.4375, 0.5])
+    with pytest.raises(ValueError, match="not symmetric"):
+        DenseOperator(matrix, "symmetric")
+
+
+def test_more_factors_than_an_array_has_axes():
+    assert kron(*[2 * np.eye(1)] * 70).to_dense() == 2.0**70
+    assert kron(*[2 * np.eye(1)] * 70).diagonal() == 2.0**70
+
+
+def test_memory_is_not_held_in_cycles():
+    import gc
+    import weakref
+
+    gc.disable()
+    try:
+        op = kron(A, B)
+        op.inverse() @ np.ones(9)
+        assert op.inverse().inverse() is op
+        assert op.H.shape == op.T.shape
+        alive = weakref.ref(op)
+        factor = weakref.ref(op.factors[0])
+        del op
+        assert alive() is None and factor() is None
+    finally:
+        gc.enable()

@@ -226,3 +226,10 @@ def test_factored_damping_goes_to_c0_alone():
     np.testing.assert_allclose(damped.to_dense(), want, atol=1e-12)
     half = kronops.SeriesOperator(*sides, 4, 1).damped(0.9, method="factored", pi=0.5)
     np.testing.assert_allclose(half.factor_damping, (root * 0.5, root / 0.5))
+
+
+def test_an_ill_conditioned_moment_warns():
+    one = np.eye(2)
+    op = kronops.SeriesOperator((np.diag([1, 1e-15]), 0 * one), (one, 0 * one), 2, 1)
+    with pytest.warns(kronops.LinAlgWarning, match=r"input_moments\[0\] .* condition number"):
+        op.multiply_inverse(np.ones((2, 2)))

@@ -6,7 +6,6 @@ ones that its library does faster or better. Matrices are 2-D, right-hand sides 
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import array_api_compat
@@ -161,13 +160,6 @@ class Backend:
         if self.kind(matrix.dtype) == "complex floating":
             return self.xp.conj(transposed)
         return transposed
-
-    def outer(self, arrays: list[Array], combine: Any = operator.mul) -> Array:
-        """``combine`` of every choice of entries, one axis for each 1-D array (a product)."""
-        result = arrays[0]
-        for array in arrays[1:]:
-            result = combine(result[..., None], array)
-        return result
 
     # -- the solver library that goes with the arrays ------------------------------------------
 

@@ -46,7 +46,8 @@ class BlockDiagonalOperator(LinearOperator):
     {'scale': array([0.5, 0.5]), 'shift': array([0.25])}
     """
 
-    blocks: Blocks
+    operators: tuple[LinearOperator, ...]
+    names: tuple[str, ...] | None
 
     def __init__(
         self, blocks: Iterable[Any] | Mapping[str, Any], *, check_finite: bool = True
@@ -56,6 +57,8 @@ class BlockDiagonalOperator(LinearOperator):
                 f"blocks is a {type(blocks).__name__}: a list or dict of arrays or operators is "
                 f"needed"
             )
+        if not isinstance(blocks, Iterable):
+            raise TypeError(f"blocks is a {type(blocks).__name__}: a list or dict is needed")
         items = list(blocks.items() if isinstance(blocks, Mapping) else enumerate(blocks))
         if not items:
             raise ValueError("blocks is empty: one array or operator at least is needed")
@@ -65,29 +68,36 @@ class BlockDiagonalOperator(LinearOperator):
             else DenseOperator(block, name=f"blocks[{key!r}]", check_finite=check_finite)
             for key, block in items
         }
-        kept = made if isinstance(blocks, Mapping) else tuple(made.values())
-        object.__setattr__(self, "blocks", kept)
+        object.__setattr__(self, "operators", tuple(made.values()))
+        object.__setattr__(self, "names", tuple(made) if isinstance(blocks, Mapping) else None)
         self._check_one_home()
 
     @property
+    def blocks(self) -> Blocks:
+        """The blocks, in a tuple or, if they have names, in a dict."""
+        if self.names is None:
+            return self.operators
+        return dict(zip(self.names, self.operators, strict=True))
+
+    @property
     def shape(self) -> tuple[int, int]:
-        return sum(b.shape[0] for b in self._list), sum(b.shape[1] for b in self._list)
+        return sum(b.shape[0] for b in self.operators), sum(b.shape[1] for b in self.operators)
 
     @property
     def domain_shape(self) -> Shape:
-        return self._collect([block.domain_shape for block in self._list])
+        return self._collect([block.domain_shape for block in self.operators])
 
     @property
     def range_shape(self) -> Shape:
-        return self._collect([block.range_shape for block in self._list])
+        return self._collect([block.range_shape for block in self.operators])
 
     @property
     def hermitian(self) -> bool:
-        return all(block.hermitian for block in self._list)
+        return all(block.hermitian for block in self.operators)
 
     def _matmat(self, x: Array) -> Array:
         pieces, start = [], 0
-        for block in self._list:
+        for block in self.operators:
             stop = start + block.shape[1]
             pieces.append(block._matmat(x[..., start:stop, :]))
             start = stop
@@ -137,26 +147,29 @@ class BlockDiagonalOperator(LinearOperator):
 
     # -- numbers -------------------------------------------------------------------------------
 
+    def _exponent(self) -> int:
+        return max(block._exponent() for block in self.operators)
+
     def _slogdet(self) -> tuple[Array, Array]:
         if not self._square_blocks:
             return super()._slogdet()
         xp = self.backend.xp
-        parts = [block._slogdet() for block in self._list]
+        parts = [block._slogdet() for block in self.operators]
         return xp.prod(xp.stack([s for s, _ in parts])), xp.sum(xp.stack([v for _, v in parts]))
 
     def _trace(self) -> Array:
         if not self._square_blocks:
             return super()._trace()
-        return self.backend.xp.sum(self.backend.xp.stack([b._trace() for b in self._list]))
+        return self.backend.xp.sum(self.backend.xp.stack([b._trace() for b in self.operators]))
 
     def _diagonal(self) -> Array:
         if not self._square_blocks:
             return super()._diagonal()
-        return self.backend.xp.concat([block._diagonal() for block in self._list])
+        return self.backend.xp.concat([block._diagonal() for block in self.operators])
 
     def _norm(self, ord: Any) -> Array:
         xp = self.backend.xp
-        norms = xp.stack([block._norm(ord) for block in self._list])
+        norms = xp.stack([block._norm(ord) for block in self.operators])
         if ord == "fro":
             return scaled_norm(xp, norms)
         return xp.sum(norms) if ord == "nuc" else xp.max(norms)
@@ -165,41 +178,40 @@ class BlockDiagonalOperator(LinearOperator):
         if not self._square_blocks:
             return super()._eigenbasis()
         xp = self.backend.xp
-        pairs = [block._eigenbasis() for block in self._list]
+        pairs = [block._eigenbasis() for block in self.operators]
         values = xp.concat([xp.reshape(values, (-1,)) for values, _ in pairs])
         return values, BlockDiagonalOperator(self._collect([basis for _, basis in pairs]))
 
     # -- inside --------------------------------------------------------------------------------
 
     @property
-    def _list(self) -> list[LinearOperator]:
-        return list(self.blocks.values() if isinstance(self.blocks, dict) else self.blocks)
-
-    @property
     def _square_blocks(self) -> bool:
-        return all(block._square for block in self._list)
+        return all(block._square for block in self.operators)
 
     def _collect(self, parts: list[Any]) -> Any:
         """``parts`` in the structure of the blocks."""
-        return (
-            dict(zip(self.blocks, parts, strict=True)) if isinstance(self.blocks, dict) else parts
-        )
+        return parts if self.names is None else dict(zip(self.names, parts, strict=True))
 
     def _map(self, function: Callable[..., LinearOperator], *others: Any) -> BlockDiagonalOperator:
-        columns = [self._list, *(other._list for other in others)]
+        columns = [self.operators, *(other.operators for other in others)]
         return BlockDiagonalOperator(
             self._collect([function(*row) for row in zip(*columns, strict=True)])
         )
 
     def _matches(self, other: Any, inner: bool = False) -> bool:
         """Whether the blocks of ``other`` have the same names and fit one by one."""
-        if not isinstance(other, BlockDiagonalOperator) or len(other._list) != len(self._list):
+        if not isinstance(other, BlockDiagonalOperator):
             return False
-        if isinstance(self.blocks, dict) != isinstance(other.blocks, dict):
+        if len(other.operators) != len(self.operators):
             return False
-        if isinstance(self.blocks, dict) and list(self.blocks) != list(other.blocks):
+        if self.names != other.names:
+            if self.names and other.names and set(self.names) == set(other.names):
+                raise ValueError(
+                    f"blocks in two orders, {list(self.names)} and {list(other.names)}: their flat "
+                    f"vectors differ; build both in one order"
+                )
             return False
-        pairs = zip(self._list, other._list, strict=True)
+        pairs = zip(self.operators, other.operators, strict=True)
         if inner:
             return all(a.shape[1] == b.shape[0] for a, b in pairs)
         return all(a.shape == b.shape for a, b in pairs)

@@ -67,6 +67,8 @@ class DenseOperator(LinearOperator):
     name: str = dataclasses.field(default="matrix", kw_only=True)
 
     def __post_init__(self, check_finite: bool) -> None:
+        if isinstance(self.assume, str):  # a NumPy string becomes a plain one
+            object.__setattr__(self, "assume", str(self.assume))
         if self.assume not in _CLAIMS:
             raise ValueError(f"assume = {self.assume!r}: one of {_CLAIMS} would do")
         matrix = as_matrix(self.matrix, self.name, check_finite)

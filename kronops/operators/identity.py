@@ -10,6 +10,7 @@ from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.checks import as_inexact
 from kronops.operator import LinearOperator
+from kronops.vectors import Shape, size_of
 
 __all__ = ["IdentityOperator"]
 
@@ -24,6 +25,8 @@ class IdentityOperator(LinearOperator):
         The number of rows and columns.
     like : array
         Gives the library, dtype and device; its values are not used.
+    domain_shape : shape, optional
+        The shape of unflattened vectors, ``(n,)`` by default.
 
     Examples
     --------
@@ -34,6 +37,7 @@ class IdentityOperator(LinearOperator):
 
     n: int
     like: Array
+    domain_shape: Shape = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         try:
@@ -45,7 +49,11 @@ class IdentityOperator(LinearOperator):
         like = as_inexact(self.like, "like")
         backend = backend_of(like)
         nothing = backend.xp.zeros((0,), dtype=like.dtype, device=backend.device(like))
+        shape = (n,) if self.domain_shape is None else self.domain_shape
+        if size_of(shape) != n:
+            raise ValueError(f"domain_shape = {shape}: {n} entries are needed")
         object.__setattr__(self, "n", n)
+        object.__setattr__(self, "domain_shape", shape)
         object.__setattr__(self, "like", nothing)
 
     @property
@@ -98,4 +106,4 @@ class IdentityOperator(LinearOperator):
         return self.backend.xp.asarray(value, dtype=self.dtype, device=self.device)
 
     def _real_number(self, value: float) -> Array:
-        return self.backend.xp.abs(self._number(value)) if value >= 0 else self._number(value)
+        return self.backend.xp.abs(self._number(value))

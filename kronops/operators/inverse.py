@@ -6,6 +6,7 @@ import dataclasses
 
 from kronops import spectrum, tree
 from kronops.backends.standard import Array
+from kronops.errors import LinAlgError
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
 from kronops.vectors import Shape
@@ -73,6 +74,8 @@ class InverseOperator(LinearOperator):
 
     def _slogdet(self) -> tuple[Array, Array]:
         sign, logabsdet = self.base._slogdet()
+        if self.backend.values_visible(sign) and complex(sign) == 0:
+            raise LinAlgError("the operator that is inverted is singular: add damping")
         return (self.backend.xp.conj(sign) if self._complex else sign), -logabsdet
 
     def _eigenbasis(self) -> tuple[Array, LinearOperator]:

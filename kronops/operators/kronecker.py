@@ -16,8 +16,18 @@ from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator, same
-from kronops.operators.scaled import ScaledOperator, unit_power
-from kronops.scaling import dtype_exponent, exponent, outer, rescale, split
+from kronops.operators.scaled import ScaledOperator, real_if_real, unit_power
+from kronops.scaling import (
+    comfortable,
+    dtype_exponent,
+    exponent,
+    kronecker,
+    mantissa_and_exponent,
+    outer,
+    product,
+    rescale,
+    split,
+)
 from kronops.vectors import as_layout, in_layout
 
 __all__ = ["KroneckerOperator", "as_factors", "kron"]
@@ -26,14 +36,13 @@ Scalar = float | complex
 
 
 class _Step(NamedTuple):
-    """One factor's part of a product: a batched product on the view ``(left, size, right)``."""
+    """A factor's batched product on the view ``(left, size, right)``, or a scalar."""
 
-    factor: LinearOperator
-    left: int
-    size: int
-    right: int
-    before: list[Scalar]
-    after: list[Scalar]
+    factor: LinearOperator | None
+    scalar: Scalar
+    left: int = 1
+    size: int = 1
+    right: int = 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -93,15 +102,18 @@ class KroneckerOperator(LinearOperator):
         check_finite: bool = True,
     ) -> None:
         flat: list[LinearOperator] = []
-        total = as_scalar(scale, "scale")
+        scalars = [as_scalar(scale, "scale")]
         for factor in as_factors(factors, "factors", check_finite):
             scalar, base = _unscaled(factor)
-            flat.extend(base.factors if isinstance(base, KroneckerOperator) else [base])
-            total = total * scalar
+            scalars.append(scalar)
             if isinstance(base, KroneckerOperator):
-                total = total * base.scale
+                scalars.append(base.scale)
+                flat.extend(base.factors)
+            else:
+                flat.append(base)
+        total = _fold_scale(scalars, flat)
         object.__setattr__(self, "factors", tuple(flat))
-        object.__setattr__(self, "scale", as_scalar(total, "scale"))
+        object.__setattr__(self, "scale", total)
         object.__setattr__(self, "layout", as_layout(layout))
         self._check_one_home()
 
@@ -119,7 +131,8 @@ class KroneckerOperator(LinearOperator):
 
     @cached
     def hermitian(self) -> bool:
-        return not isinstance(self.scale, complex) and all(f.hermitian for f in self.factors)
+        real = not isinstance(real_if_real(self.scale), complex)
+        return real and all(factor.hermitian for factor in self.factors)
 
     # -- products ------------------------------------------------------------------------------
 
@@ -127,61 +140,66 @@ class KroneckerOperator(LinearOperator):
         shape = x.shape
         batch, k = math.prod(shape[:-2]), shape[-1]
         reshape = self.backend.xp.reshape
-        multipliers = self._multipliers
-        if any(self._exponents):
-            power = exponent(x)
-            x = rescale(x, split(1.0, -power, self._limit))
-            multipliers = split(self.scale, sum(self._exponents) + power, self._limit)
-        for step in self._steps:
+        for step in self._steps if self._moderate else self._balanced_steps(exponent(x)):
+            if step.factor is None:
+                x = rescale(x, [step.scalar])
+                continue
             left, right = batch * step.left, step.right * k
-            if step.before:
-                x = rescale(x, step.before)
             if right == 1:
                 x = step.factor._apply_last(reshape(x, (left, step.size)))
             elif left == 1:
                 x = step.factor._matmat(reshape(x, (step.size, right)))
             else:
                 x = step.factor._matmat(reshape(x, (left, step.size, right)))
-            if step.after:
-                x = rescale(x, step.after)
-        x = reshape(x, (*shape[:-2], self.shape[0], k))
-        return rescale(x, multipliers) if multipliers else x
-
-    @cached
-    def _exponents(self) -> list[int]:
-        """The binary exponent of each factor's size; zeros where none of this matters."""
-        exponents = [factor._exponent() for factor in self.factors]
-        spread = sum(map(abs, exponents)) + abs(math.frexp(abs(self.scale))[1])
-        return exponents if 3 * spread > self._limit else [0] * len(exponents)
+        return reshape(x, (*shape[:-2], self.shape[0], k))
 
     @cached
     def _steps(self) -> list[_Step]:
-        """The factors, those that shrink first, each as a product on a view (left, size, right).
-
-        Around a factor of extreme size stand powers of two that bring its size near one, half of
-        the power before it and half after; the vector is brought to size one as well.
-        """
+        """The factors, those that shrink first, then the scale."""
         order = sorted(range(len(self.factors)), key=lambda i: _shrinkage(self.factors[i]))
+        return self._steps_in([*order, *split(self.scale, 0, self._limit)])
+
+    def _balanced_steps(self, running: int) -> list[_Step]:
+        """The factors and powers of two of the scale in an order that keeps magnitudes near one.
+
+        ``running`` is the binary exponent of the vector; each step is the one that counteracts it
+        most. Nothing is rescaled, so that entries of very unlike size keep their digits.
+        """
+        mantissa, power = mantissa_and_exponent(self.scale)
+        chunk = self._limit // 4
+        parts: list[tuple[int, int | Scalar]] = [(0, mantissa)]
+        while power:
+            part = max(-chunk, min(chunk, power))
+            parts.append((part, 2.0**part))
+            power -= part
+        parts += [(factor._exponent(), i) for i, factor in enumerate(self.factors)]
+        order: list[int | Scalar] = []
+        while parts:
+            best = (min if running > 0 else max)(parts, key=lambda part: part[0])
+            parts.remove(best)
+            running += best[0]
+            order.append(best[1])
+        return self._steps_in(order)
+
+    def _steps_in(self, order: Sequence[int | Scalar]) -> list[_Step]:
+        """Steps from the indices of factors and from scalars, in the order given."""
         sizes = list(self.domain_shape)
         steps = []
-        for i in order:
-            power = self._exponents[i]
-            steps.append(
-                _Step(
-                    self.factors[i],
-                    math.prod(sizes[:i]),
-                    sizes[i],
-                    math.prod(sizes[i + 1 :]),
-                    split(1.0, -power // 2, self._limit),
-                    split(1.0, -power - -power // 2, self._limit),
-                )
-            )
-            sizes[i] = self.factors[i].shape[0]
+        for item in order:
+            if not isinstance(item, int):
+                steps.append(_Step(None, item))
+                continue
+            left, right = math.prod(sizes[:item]), math.prod(sizes[item + 1 :])
+            steps.append(_Step(self.factors[item], 1.0, left, sizes[item], right))
+            sizes[item] = self.factors[item].shape[0]
         return steps
 
     @cached
-    def _multipliers(self) -> list[Scalar]:
-        return split(self.scale, sum(self._exponents), self._limit)
+    def _moderate(self) -> bool:
+        """Whether no order of the factors brings a vector of moderate size out of range."""
+        exponents = [factor._exponent() for factor in self.factors]
+        spread = sum(map(abs, exponents)) + abs(math.frexp(abs(self.scale))[1])
+        return 3 * spread <= self._limit
 
     @cached
     def _limit(self) -> int:
@@ -194,7 +212,7 @@ class KroneckerOperator(LinearOperator):
         return self._with([factor.H for factor in self.factors], self.scale.conjugate())
 
     def _transpose(self) -> LinearOperator:
-        return self._with([factor.T for factor in self.factors])
+        return self._with([factor.T for factor in self.factors], self.scale)
 
     # -- the same function of each factor ------------------------------------------------------
 
@@ -210,7 +228,10 @@ class KroneckerOperator(LinearOperator):
         if p.is_integer() and p < 0:
             return self.inverse().power(-p)
         scale, factors = (self.scale, self.factors) if p.is_integer() else self._positive_parts()
-        return self._with([factor.power(p) for factor in factors], scale**p)
+        powers = [factor.power(p) for factor in factors]
+        if p.is_integer():
+            return self._with(powers, *[scale] * int(p))
+        return self._with(powers, scale**p)
 
     def _cholesky(self) -> LinearOperator:
         if not self._square_factors:
@@ -221,7 +242,7 @@ class KroneckerOperator(LinearOperator):
     def _positive_parts(self) -> tuple[float, list[LinearOperator]]:
         """Scale and factors of positive sign: two negative definite factors make a positive one."""
         signs = [-1.0 if _negative_corner(factor) else 1.0 for factor in self.factors]
-        scale = self.scale * math.prod(signs)
+        scale = real_if_real(self.scale) * math.prod(signs)
         if isinstance(scale, complex) or scale <= 0:
             raise LinAlgError(
                 f"scale = {self.scale} and the signs of the factors make the Kronecker product "
@@ -252,14 +273,13 @@ class KroneckerOperator(LinearOperator):
     def _trace(self) -> Array:
         if not self._square_factors:
             return super()._trace()
-        return outer([factor._trace() for factor in self.factors], self.scale)
+        return product([factor._trace() for factor in self.factors], self.scale)
 
     def _diagonal(self) -> Array:
-        xp = self.backend.xp
         if not self._square_factors:
             return self._diagonal_by_index()
         diagonals = [factor._diagonal() for factor in self.factors]
-        return xp.reshape(outer(diagonals, self.scale), (-1,))
+        return outer(diagonals, self.scale)
 
     def _diagonal_by_index(self) -> Array:
         """Entry ``k`` sits in row ``r`` and column ``c`` of each factor, by the digits of ``k``."""
@@ -271,20 +291,13 @@ class KroneckerOperator(LinearOperator):
             flat = xp.reshape(factor._to_dense(), (-1,))
             entries.append(xp.take(flat, (row % rows) * columns + column % columns))
             row, column = row // rows, column // columns
-        made = entries[0]
-        for entry in entries[1:]:
-            made = made * entry
-        return rescale(made, [self.scale])
+        return product(entries, self.scale)
 
     def _to_dense(self) -> Array:
-        xp = self.backend.xp
-        stacked = outer([factor._to_dense() for factor in self.factors], self.scale)
-        count = len(self.factors)
-        axes = (*range(0, 2 * count, 2), *range(1, 2 * count, 2))
-        return xp.reshape(xp.permute_dims(stacked, axes), self.shape)
+        return kronecker([factor._to_dense() for factor in self.factors], self.scale)
 
     def _norm(self, ord: Any) -> Array:
-        return outer([factor._norm(ord) for factor in self.factors], abs(self.scale))
+        return product([factor._norm(ord) for factor in self.factors], abs(self.scale))
 
     def _eigenbasis(self) -> tuple[Array, LinearOperator]:
         if not self._square_factors:
@@ -315,30 +328,39 @@ class KroneckerOperator(LinearOperator):
         means = [mean_eigenvalue(factor.trace(), factor.shape[0]) for factor in self.factors]
         shares = damping_shares(means, value, pi)
         damped = [f._shifted(d) for f, d in zip(self.factors, shares, strict=True)]
-        return self._with(damped)
+        return self._with(damped, self.scale)
 
     # -- closed forms --------------------------------------------------------------------------
 
     def _scaled(self, scalar: Scalar) -> LinearOperator | None:
-        scale = scalar * self.scale
-        underflow = scale == 0 and scalar != 0 and self.scale != 0
-        return None if underflow or not math.isfinite(abs(scale)) else self._with(scale=scale)
+        try:
+            return self._with(self.factors, scalar, self.scale)
+        except OverflowError:
+            return None
 
     def _times(self, other: LinearOperator) -> LinearOperator | None:
         """The mixed product, ``(A ⊗ B)(C ⊗ D) = A C ⊗ B D``, of factors that fit."""
-        if not isinstance(other, KroneckerOperator) or self.domain_shape != other.range_shape:
+        if not isinstance(other, KroneckerOperator) or self.layout != other.layout:
             return None
-        pairs = zip(self.factors, other.factors, strict=True)
-        return self._with([_mixed(a, b) for a, b in pairs], self.scale * other.scale)
+        if self.domain_shape != other.range_shape:
+            return None
+        factors, scalars = [], [self.scale, other.scale]
+        for a, b in zip(self.factors, other.factors, strict=True):
+            factor, powers = _mixed(a, b)
+            factors.append(factor)
+            scalars.extend(powers)
+        return self._with(factors, *scalars)
 
     def _plus(self, other: LinearOperator) -> LinearOperator | None:
         """Products that differ in one factor are one product: ``A⊗B + A⊗C = A⊗(B + C)``."""
         if not isinstance(other, KroneckerOperator) or len(other.factors) != len(self.factors):
             return None
+        if self.layout != other.layout:
+            return None
         pairs = list(zip(self.factors, other.factors, strict=True))
         different = [i for i, (a, b) in enumerate(pairs) if not same(a, b)]
         if not different:
-            return self._with(scale=self.scale + other.scale)
+            return self._with(self.factors, self.scale + other.scale)
         if len(different) > 1 or pairs[different[0]][0].shape != pairs[different[0]][1].shape:
             return None
         a, b = pairs[different[0]]
@@ -348,14 +370,11 @@ class KroneckerOperator(LinearOperator):
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _with(
-        self, factors: Sequence[LinearOperator] | None = None, scale: Scalar | None = None
-    ) -> KroneckerOperator:
-        return KroneckerOperator(
-            self.factors if factors is None else factors,
-            self.scale if scale is None else scale,
-            layout=self.layout,
-        )
+    def _with(self, factors: Sequence[LinearOperator], *scalars: Scalar) -> KroneckerOperator:
+        """Other factors in the same layout, times scalars whose product may be out of range."""
+        folded = list(factors)
+        scale = _fold_scale(scalars, folded)
+        return KroneckerOperator(folded, scale, layout=self.layout)
 
     @cached
     def _square_factors(self) -> bool:
@@ -388,6 +407,8 @@ def as_factors(factors: Iterable[Any], name: str, check_finite: bool) -> tuple[L
         raise TypeError(
             f"{name} is a {type(factors).__name__}: a list of arrays or operators is needed"
         )
+    if not isinstance(factors, Iterable):
+        raise TypeError(f"{name} is a {type(factors).__name__}: a list of arrays is needed")
     made = tuple(
         factor
         if isinstance(factor, LinearOperator)
@@ -397,6 +418,46 @@ def as_factors(factors: Iterable[Any], name: str, check_finite: bool) -> tuple[L
     if not made:
         raise ValueError(f"{name} is empty: one array or operator at least is needed")
     return made
+
+
+def _fold_scale(scalars: Iterable[Scalar], factors: list[LinearOperator]) -> Scalar:
+    """The product of ``scalars``; what is out of a float's range goes into matrices among factors.
+
+    Powers of two go into the matrices whose size they counteract, exactly.
+    """
+    mantissa: Scalar = 1.0
+    power = 0
+    for scalar in scalars:
+        if scalar == 0:
+            return 0.0 * mantissa
+        part, size = mantissa_and_exponent(scalar)
+        mantissa, carry = mantissa_and_exponent(mantissa * part)
+        power += size + carry
+    for index, factor in enumerate(factors):
+        if abs(power) < 1000 or not isinstance(factor, DenseOperator):
+            continue
+        wanted = power + (-900 if power > 0 else 900)
+        limit = dtype_exponent(factor.matrix) * 7 // 8
+        low, high = -limit - factor._exponent(), limit - factor._exponent()
+        part = max(min(wanted, high), low)
+        parts = split(1.0, part, dtype_exponent(factor.matrix))
+        factors[index] = factor.with_matrix(rescale(factor.matrix, parts))
+        power -= part
+    try:
+        made = _ldexp(mantissa, power)
+        if made == 0:
+            raise OverflowError
+        return made
+    except OverflowError:
+        raise OverflowError(
+            f"the scale of the Kronecker product is about 2**{power}, which no float holds"
+        ) from None
+
+
+def _ldexp(mantissa: Scalar, power: int) -> Scalar:
+    if isinstance(mantissa, complex):
+        return complex(math.ldexp(mantissa.real, power), math.ldexp(mantissa.imag, power))
+    return math.ldexp(mantissa, power)
 
 
 def _unscaled(op: LinearOperator) -> tuple[Scalar, LinearOperator]:
@@ -409,14 +470,26 @@ def _shrinkage(factor: LinearOperator) -> float:
     return 1 / max(p, 1) - 1 / max(q, 1)
 
 
-def _mixed(left: LinearOperator, right: LinearOperator) -> LinearOperator:
-    """The product of two factors; of two matrices, the matrix, if it is no larger than they are."""
+def _mixed(left: LinearOperator, right: LinearOperator) -> tuple[LinearOperator, list[Scalar]]:
+    """The product of two factors, and scalars that belong to it.
+
+    Of two matrices it is the matrix, if that is no larger than they are.
+    """
     if isinstance(left, DenseOperator) and isinstance(right, DenseOperator):
         m, k, n = *left.shape, right.shape[1]
         if m * n <= k * (m + n):
-            return DenseOperator(left @ right.matrix, name="a product of factors")
-    product: LinearOperator = left @ right
-    return product
+            limit = dtype_exponent(left.matrix)
+            powers = [left._exponent(), right._exponent()]
+            if comfortable(powers, limit):
+                powers = [0, 0]
+            a, b = (
+                rescale(factor.matrix, split(1.0, -power, limit))
+                for factor, power in zip((left, right), powers, strict=True)
+            )
+            matrix = left.backend.xp.matmul(a, b)
+            made = DenseOperator(matrix, name="a product of factors", check_finite=False)
+            return made, split(1.0, sum(powers), limit)
+    return left @ right, []
 
 
 def _negative_corner(factor: LinearOperator) -> bool:

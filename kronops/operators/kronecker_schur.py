@@ -78,6 +78,9 @@ class KroneckerSchurOperator(LinearOperator):
             return None
         return KroneckerSchurOperator(scalar * self.base, scalar * self.shift)  # type: ignore[arg-type]
 
+    def _exponent(self) -> int:
+        return max(self.base._exponent(), math.frexp(abs(self.shift))[1])
+
     def _diagonal(self) -> Array:
         diagonal = self.base._diagonal()
         return diagonal + rescale(self.backend.xp.ones_like(diagonal), [self.shift])

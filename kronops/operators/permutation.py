@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from kronops.backends.standard import Array
+from kronops.caching import cached
 from kronops.operator import LinearOperator
 
 __all__ = ["PermutationOperator"]
@@ -45,6 +46,6 @@ class PermutationOperator(LinearOperator):
     def _inverse(self) -> LinearOperator:
         return self.H
 
-    @property
+    @cached
     def _inverse_order(self) -> Array:
         return self.backend.xp.argsort(self.order)

@@ -7,7 +7,7 @@ import functools
 import operator
 
 from kronops.backends.standard import Array
-from kronops.operator import LinearOperator
+from kronops.operator import LinearOperator, common_shape
 from kronops.vectors import Shape
 
 __all__ = ["ProductOperator"]
@@ -45,10 +45,14 @@ class ProductOperator(LinearOperator):
 
     @property
     def domain_shape(self) -> Shape:
+        if self._square_throughout:
+            return common_shape(self.factors, "domain_shape")
         return self.factors[-1].domain_shape
 
     @property
     def range_shape(self) -> Shape:
+        if self._square_throughout:
+            return common_shape(self.factors, "range_shape")
         return self.factors[0].range_shape
 
     def _matmat(self, x: Array) -> Array:

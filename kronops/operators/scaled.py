@@ -16,7 +16,7 @@ from kronops.operators.identity import IdentityOperator
 from kronops.scaling import rescale
 from kronops.vectors import Shape
 
-__all__ = ["ScaledOperator", "identity_multiple", "unit_power"]
+__all__ = ["ScaledOperator", "identity_multiple", "real_if_real", "unit_power"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -52,7 +52,7 @@ class ScaledOperator(LinearOperator):
 
     @property
     def hermitian(self) -> bool:
-        return not isinstance(self.scalar, complex) and self.base.hermitian
+        return not isinstance(real_if_real(self.scalar), complex) and self.base.hermitian
 
     def _matmat(self, x: Array) -> Array:
         return rescale(self.base._matmat(x), [self.scalar])
@@ -101,16 +101,19 @@ class ScaledOperator(LinearOperator):
         return rescale(values, [self.scalar]), basis
 
     def _power(self, p: float) -> LinearOperator:
+        if self.scalar == 0 and p < 0:
+            raise LinAlgError(f"0 times an operator is singular: it has no power {p}")
+        if isinstance(self.base, DenseOperator):
+            return self._densified.power(p)
         if p.is_integer() or (not isinstance(self.scalar, complex) and self.scalar > 0):
-            if self.scalar == 0 and p < 0:
-                raise LinAlgError(f"0 times an operator is singular: it has no power {p}")
             return self.base.power(p) * self.scalar**p
         return super()._power(p)
 
     def _cholesky(self) -> LinearOperator:
-        if isinstance(self.scalar, complex) or self.scalar <= 0:
+        scalar = real_if_real(self.scalar)
+        if isinstance(scalar, complex) or scalar <= 0:
             return super()._cholesky()
-        return self.base.cholesky() * math.sqrt(self.scalar)
+        return self.base.cholesky() * math.sqrt(scalar)
 
     @cached
     def _densified(self) -> LinearOperator:
@@ -119,9 +122,16 @@ class ScaledOperator(LinearOperator):
         return super()._densified
 
     def _shifted(self, scalar: float | complex) -> LinearOperator:
-        if self.scalar == 0:
+        if isinstance(self.base, DenseOperator):
+            return self._densified._shifted(scalar)
+        if self.scalar == 0 or not math.isfinite(abs(scalar / self.scalar)):
             return super()._shifted(scalar)
         return self.base._shifted(scalar / self.scalar) * self.scalar
+
+
+def real_if_real(scalar: float | complex) -> float | complex:
+    """A complex scalar without imaginary part as a float."""
+    return scalar.real if isinstance(scalar, complex) and scalar.imag == 0 else scalar
 
 
 def unit_power(phase: float | complex, n: int) -> float | complex:

@@ -12,7 +12,7 @@ from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.checks import as_matrix, as_nonnegative, epsilon, is_hermitian
 from kronops.damping import damping_shares, mean_eigenvalue
-from kronops.errors import LinAlgError
+from kronops.errors import LinAlgError, LinAlgWarning, warn
 from kronops.operator import LinearOperator
 from kronops.operators.diagonal import DiagonalOperator
 from kronops.series_sums import stein_powers, stein_solve, weights
@@ -103,6 +103,8 @@ class SeriesOperator(LinearOperator):
     ) -> None:
         if isinstance(option, bool) or option not in (1, 2):
             raise ValueError(f"option = {option!r}: 1 or 2 would do")
+        if not isinstance(factor_damping, (tuple, list)) or len(factor_damping) != 2:
+            raise ValueError(f"factor_damping = {factor_damping!r}: a pair of numbers is needed")
         d_in, d_out = factor_damping
         fields = {
             "input_moments": _as_moments(input_moments, "input_moments", check_finite),
@@ -156,7 +158,7 @@ class SeriesOperator(LinearOperator):
             forward.append(xp.matmul(side.basis, root * vectors))
             backward.append(xp.matmul(side.basis, vectors / root))
             spectra.append(psi if self.signed else xp.abs(psi))
-        f = weights(self.backend.outer(spectra), self.timesteps)
+        f = weights(spectra[0][:, None] * spectra[1], self.timesteps)
         return _Congruence(_Pair(*forward), _Pair(*backward), f)
 
     @cached
@@ -173,7 +175,7 @@ class SeriesOperator(LinearOperator):
             alignments.append(xp.sum(u * xp.matrix_transpose(vh), axis=0))
         return _Stationary(
             _Pair(*right), _Pair(*plain), _Pair(*lagged),
-            self.backend.outer(sigmas), self.backend.outer(alignments),
+            sigmas[0][:, None] * sigmas[1], alignments[0][:, None] * alignments[1],
         )  # fmt: skip
 
     @cached
@@ -206,7 +208,7 @@ class SeriesOperator(LinearOperator):
         adjoint = self.backend.adjoint
         a, g = self._sides
         basis, right = _Pair(a.basis, g.basis), self._stationary.right
-        roots = self.backend.xp.sqrt(self.backend.outer([a.variances, g.variances]))
+        roots = self.backend.xp.sqrt(a.variances)[:, None] * self.backend.xp.sqrt(g.variances)
         v = stein_solve(self._doublings, roots * basis.adjoint().apply(v))
         v = right.apply(self._stationary.gaps * right.adjoint().apply(v))
         v = stein_solve([(adjoint(h), adjoint(k)) for h, k in self._doublings], v)
@@ -261,7 +263,8 @@ class SeriesOperator(LinearOperator):
             sign, more = values._slogdet()
             return sign, logabsdet + more
         spectra = [xp.linalg.diagonal(self.backend.schur(side.lag)[0]) for side in self._sides]
-        resolvent = xp.sum(xp.log(xp.abs(1 - self.backend.outer(spectra))))
+        _ = self._doublings  # refuses correlations that do not decay
+        resolvent = xp.sum(xp.log(xp.abs(1 - spectra[0][:, None] * spectra[1])))
         more = xp.sum(xp.log(self._safe_gaps)) + in_ * out * math.log(self.timesteps)
         sign = xp.ones((), dtype=self.dtype, device=self.device)
         return sign, logabsdet + more - 2 * xp.astype(resolvent, logabsdet.dtype)
@@ -361,6 +364,12 @@ def _side(moments: Moments, damping: float, name: str) -> _Side:
             what = "not positive semidefinite" if smallest < -n * eps * largest else "singular"
             raise LinAlgError(f"{name}[0] ({n} x {n}) is {what}: add damping (factor_damping)")
         condition = largest / smallest
+        if condition > 0.1 / eps:
+            warn(
+                f"{name}[0] ({n} x {n}) has condition number {condition:.1e}: "
+                f"few or no digits of products and solutions may be right",
+                LinAlgWarning,
+            )
     root = xp.sqrt(variances)
     lag = xp.matmul(xp.matmul(adjoint(basis), c1), basis) / root[:, None] / root
     if visible:
@@ -391,6 +400,8 @@ def _as_moments(moments: Any, name: str, check_finite: bool) -> Moments:
 
 def _as_timesteps(timesteps: Any) -> int:
     try:
+        if isinstance(timesteps, bool):
+            raise TypeError
         count = operator.index(timesteps)
     except TypeError:
         raise TypeError(

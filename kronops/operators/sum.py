@@ -78,6 +78,9 @@ class SumOperator(LinearOperator):
     def _scaled(self, scalar: float | complex) -> LinearOperator | None:
         return self._total([scalar * term for term in self.terms])
 
+    def _exponent(self) -> int:
+        return max(term._exponent() for term in self.terms)
+
     def _trace(self) -> Array:
         return self._total([term._trace() for term in self.terms])
 
