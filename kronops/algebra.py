@@ -24,7 +24,6 @@ from kronops.operators.permutation import PermutationOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator, identity_multiple
 from kronops.operators.sum import SumOperator
-from kronops.scaling import rescale
 from kronops.vectors import Shape
 
 __all__ = ["add", "compose", "scale"]
@@ -118,9 +117,7 @@ def shift_kronecker(op: KroneckerOperator, scalar: Scalar) -> LinearOperator:
     """``op + scalar·I``, by eigendecompositions of the factors or by their Schur forms."""
     if not op.hermitian:
         return KroneckerSchurOperator(op, scalar)
-    values, basis = op.kept_eigenbasis
-    shifted = rescale(basis.backend.xp.ones_like(values), [scalar]) + values
-    return KroneckerEigenOperator.from_basis(basis, shifted, definition=shift(op, scalar))
+    return KroneckerEigenOperator.from_shift(op, scalar)
 
 
 def shift(op: LinearOperator, scalar: Scalar) -> LinearOperator:

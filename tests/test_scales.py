@@ -32,6 +32,11 @@ def test_seventy_factors_of_two():
     assert scaled.slogdet().sign == 1  # an even number of signs
 
 
+def test_exact_damping_of_a_shape_that_no_vector_has():
+    op = kron(*[np.eye(2)] * 70).damped(1.0)
+    assert op.shape == (2**70, 2**70) and op.trace() == 2.0**71
+
+
 def test_seventy_factors_of_one():
     op = kron(*[np.array([[1.5]])] * 70)
     assert op @ np.ones(1) == pytest.approx(1.5**70)

@@ -302,9 +302,8 @@ class KroneckerOperator(LinearOperator):
     def _eigenbasis(self) -> tuple[Array, LinearOperator]:
         if not self._square_factors:
             return super()._eigenbasis()
-        pairs = [factor._eigenbasis() for factor in self.factors]
-        values = outer([self.backend.xp.reshape(v, (-1,)) for v, _ in pairs], self.scale)
-        return values, self._with([basis for _, basis in pairs], 1.0)
+        spectra = [self.backend.xp.reshape(v, (-1,)) for v, _ in self._factor_spectra]
+        return outer(spectra, self.scale), self.kept_basis
 
     # -- damping -------------------------------------------------------------------------------
 
@@ -314,9 +313,13 @@ class KroneckerOperator(LinearOperator):
         return self._algebra.shift_kronecker(self, scalar)
 
     @cached
-    def kept_eigenbasis(self) -> tuple[Array, LinearOperator]:
-        """Eigenvalues and basis, computed once for all values of the damping."""
-        return self._eigenbasis()
+    def _factor_spectra(self) -> list[tuple[Array, LinearOperator]]:
+        return [factor._eigenbasis() for factor in self.factors]
+
+    @property
+    def kept_basis(self) -> KroneckerOperator:
+        """The product of the factors' eigenbases, which serve all values of the damping."""
+        return self._with([basis for _, basis in self._factor_spectra], 1.0)
 
     @cached
     def kept_schur(self) -> list[tuple[Array, Array]]:

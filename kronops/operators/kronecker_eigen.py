@@ -8,6 +8,7 @@ from typing import Any
 
 from kronops import spectrum, tree
 from kronops.backends.standard import Array
+from kronops.caching import cached
 from kronops.checks import as_inexact, check_finite_values, epsilon, is_complex
 from kronops.columns import scaled_norm
 from kronops.operator import LinearOperator
@@ -15,7 +16,7 @@ from kronops.operators.dense import same
 from kronops.operators.diagonal import DiagonalOperator
 from kronops.operators.identity import IdentityOperator
 from kronops.operators.kronecker import KroneckerOperator, as_factors
-from kronops.operators.scaled import identity_multiple
+from kronops.operators.scaled import identity_multiple, real_if_real
 from kronops.scaling import exponent, rescale
 
 __all__ = ["KroneckerEigenOperator"]
@@ -47,8 +48,9 @@ class KroneckerEigenOperator(LinearOperator):
     -----
     Exact damping of a Kronecker product, ``c·A ⊗ G + λ I``, is of this form [1]_, and so is
     EKFAC [2]_. A change of the damping costs ``n`` flops, a product ``4 n Σ nᵢ``. What
-    ``damped`` makes keeps its ``definition``: products go through that, at half the cost and with
-    componentwise accuracy, and solves through the eigenvalues.
+    ``damped`` makes keeps its definition ``base + shift·I``: products, traces and diagonals go
+    through that, at half the cost and with componentwise accuracy, and solves through the
+    eigenvalues, which are formed when they are first needed.
 
     References
     ----------
@@ -67,8 +69,9 @@ class KroneckerEigenOperator(LinearOperator):
     """
 
     basis: KroneckerOperator
-    eigenvalues: Array
-    definition: LinearOperator | None
+    values: Array | None
+    base: KroneckerOperator | None
+    shift: Scalar
 
     def __init__(
         self,
@@ -90,22 +93,39 @@ class KroneckerEigenOperator(LinearOperator):
                 f"eigenvalues has shape {tuple(values.shape)}: "
                 f"{basis.domain_shape} or ({basis.shape[0]},) would do"
             )
-        copy = basis.backend.snapshot(values)
         object.__setattr__(self, "basis", basis)
-        object.__setattr__(self, "eigenvalues", basis.backend.xp.reshape(copy, basis.domain_shape))
-        object.__setattr__(self, "definition", None)
+        object.__setattr__(self, "values", basis.backend.snapshot(values))
+        object.__setattr__(self, "base", None)
+        object.__setattr__(self, "shift", 0.0)
         self._check_one_home()
 
     @classmethod
-    def from_basis(
-        cls, basis: Any, eigenvalues: Array, definition: LinearOperator | None = None
-    ) -> KroneckerEigenOperator:
+    def from_basis(cls, basis: Any, eigenvalues: Array) -> KroneckerEigenOperator:
         """From a unitary Kronecker product and eigenvalues made here: nothing is checked."""
-        values = basis.backend.xp.reshape(eigenvalues, basis.domain_shape)
-        made: KroneckerEigenOperator = tree.rebuild(
-            cls, {"basis": basis, "eigenvalues": values, "definition": definition}
-        )
+        fields = {"basis": basis, "values": eigenvalues, "base": None, "shift": 0.0}
+        made: KroneckerEigenOperator = tree.rebuild(cls, fields)
         return made
+
+    @classmethod
+    def from_shift(cls, base: KroneckerOperator, shift: Scalar) -> KroneckerEigenOperator:
+        """``base + shift·I`` of a Hermitian Kronecker product."""
+        fields = {"basis": base.kept_basis, "values": None, "base": base, "shift": shift}
+        made: KroneckerEigenOperator = tree.rebuild(cls, fields)
+        return made
+
+    @cached
+    def eigenvalues(self) -> Array:
+        """``λ``, in the domain shape."""
+        if self.base is None:
+            return self.backend.xp.reshape(self.values, self.domain_shape)
+        values = self.base._eigenbasis()[0]
+        shifted = values + rescale(self.backend.xp.ones_like(values), [self.shift])
+        return self.backend.xp.reshape(shifted, self.domain_shape)
+
+    @cached
+    def definition(self) -> LinearOperator | None:
+        """``base + shift·I`` as a sum, of operators that are defined by it."""
+        return None if self.base is None else self._algebra.shift(self.base, self.shift)
 
     @property
     def bases(self) -> tuple[LinearOperator, ...]:
@@ -122,6 +142,8 @@ class KroneckerEigenOperator(LinearOperator):
 
     @property
     def hermitian(self) -> bool:
+        if self.base is not None:
+            return not isinstance(real_if_real(self.shift), complex)
         return not is_complex(self.eigenvalues)
 
     def _matmat(self, x: Array) -> Array:
@@ -132,17 +154,19 @@ class KroneckerEigenOperator(LinearOperator):
     def _adjoint(self) -> LinearOperator:
         if self.hermitian:
             return self
-        definition = self.definition and self.definition.H
-        return self._with(self.backend.xp.conj(self.eigenvalues), definition)
+        if self.base is not None:
+            return self.from_shift(self.base, self.shift.conjugate())
+        return self._with(self.backend.xp.conj(self.eigenvalues))
 
     def _transpose(self) -> LinearOperator:
-        definition = self.definition and self.definition.T
-        return self.from_basis(self.basis.H.T, self.eigenvalues, definition)
+        if self.base is not None:
+            return self._algebra.shift_kronecker(self.base.T, self.shift)
+        return self.from_basis(self.basis.H.T, self.eigenvalues)
 
     # -- functions of the eigenvalues ----------------------------------------------------------
 
     def _inverse(self) -> LinearOperator:
-        spectrum.check_condition(self._flat, self.definition is not None, self._label)
+        spectrum.check_condition(self._flat, self.base is not None, self._label)
         return self._with(spectrum.reciprocal(self.eigenvalues, self._label))
 
     def _power(self, p: float) -> LinearOperator:
@@ -157,13 +181,19 @@ class KroneckerEigenOperator(LinearOperator):
         return DiagonalOperator(self._flat, check_finite=False)._slogdet()
 
     def _exponent(self) -> int:
-        return exponent(self.eigenvalues)
+        return (
+            exponent(self.eigenvalues) if self.definition is None else self.definition._exponent()
+        )
 
     def _trace(self) -> Array:
+        if self.definition is not None:
+            return self.definition._trace()
         return self.backend.xp.sum(self.eigenvalues)
 
     def _diagonal(self) -> Array:
         """``Σₖ |Q_ik|² λₖ``: a Kronecker product of the squared bases, times the eigenvalues."""
+        if self.definition is not None:
+            return self.definition._diagonal()
         squares = [
             base if isinstance(base, IdentityOperator) else abs(base._to_dense()) ** 2
             for base in self.bases
@@ -182,13 +212,17 @@ class KroneckerEigenOperator(LinearOperator):
     # -- closed forms --------------------------------------------------------------------------
 
     def _shifted(self, scalar: Scalar) -> LinearOperator:
+        if self.base is not None:
+            return self.from_shift(self.base, self.shift + scalar)
         constant = rescale(self.backend.xp.ones_like(self.eigenvalues), [scalar])
-        definition = self.definition and self._algebra.shift(self.definition, scalar)
-        return self._with(self.eigenvalues + constant, definition)
+        return self._with(self.eigenvalues + constant)
 
     def _scaled(self, scalar: Scalar) -> LinearOperator:
-        definition = self.definition and self.definition * scalar
-        return self._with(rescale(self.eigenvalues, [scalar]), definition)
+        if self.base is not None and not isinstance(scalar, complex):
+            base = scalar * self.base
+            if isinstance(base, KroneckerOperator):
+                return self.from_shift(base, scalar * self.shift)
+        return self._with(rescale(self.eigenvalues, [scalar]))
 
     def _plus(self, other: LinearOperator) -> LinearOperator | None:
         if isinstance(other, KroneckerEigenOperator) and self._same_basis(other):
@@ -211,10 +245,8 @@ class KroneckerEigenOperator(LinearOperator):
     def _label(self) -> str:
         return f"the Kronecker-eigen operator {self.domain_shape}"
 
-    def _with(
-        self, eigenvalues: Array, definition: LinearOperator | None = None
-    ) -> KroneckerEigenOperator:
-        return self.from_basis(self.basis, eigenvalues, definition)
+    def _with(self, eigenvalues: Array) -> KroneckerEigenOperator:
+        return self.from_basis(self.basis, eigenvalues)
 
     def _same_basis(self, other: KroneckerEigenOperator) -> bool:
         return self.domain_shape == other.domain_shape and all(
