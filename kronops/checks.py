@@ -29,10 +29,9 @@ Scalar = float | complex
 def as_inexact(array: Any, name: str, like: Any = None) -> Array:
     """``array`` in a floating dtype; integers and booleans become ``like`` or the default float."""
     if not is_array(array):
-        raise TypeError(
-            f"{name} is a {type(array).__name__}: an array is needed, for example "
-            f"numpy.asarray({name})"
-        )
+        nested = isinstance(array, (list, tuple)) and any(hasattr(part, "shape") for part in array)
+        advice = "give arrays and operators one by one" if nested else "for example numpy.asarray"
+        raise TypeError(f"{name} is a {type(array).__name__}: an array is needed, {advice}")
     backend = backend_of(array)
     array = backend.plain(array, name)
     kind = backend.kind(array.dtype)

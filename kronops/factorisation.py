@@ -56,8 +56,8 @@ class Factorisation:
         lower = self.backend.xp.astype(self.factors, self.scaled.dtype, copy=False)
         return lower / self.rows[:, None]
 
-    def check_condition(self, matrix: Array, what: str) -> None:
-        """Refuse a matrix that is singular to rounding; warn of one that is nearly so.
+    def check_condition(self, matrix: Array, what: str, refuse: bool = True) -> None:
+        """Refuse a matrix that is singular to rounding (or warn); warn of one that is nearly so.
 
         Singular is judged on the scaled matrix; the warning is about the matrix as it is.
         """
@@ -66,14 +66,14 @@ class Factorisation:
             condition = _one_norm(self.scaled) * self._inverse_norm(self._solve_scaled)
         except LinAlgError:  # a library without LU notices only now
             condition = math.inf
-        if condition > 4.0 / eps:
+        if refuse and condition > 4.0 / eps:
             raise LinAlgError(singular(what))
         if condition <= 0.1 / eps:
             condition = _one_norm(matrix) * self._inverse_norm(self.solve)
         if condition > 0.1 / eps:
             warn(
                 f"{what} has condition number {condition:.1e}: "
-                f"few or no digits of the solution may be right",
+                f"few or no digits of what is computed from it may be right",
                 LinAlgWarning,
             )
 

@@ -119,12 +119,21 @@ class LinearOperator(ABC):
     @cached
     def backend(self) -> Backend:
         """The array library of the operator's arrays."""
-        return backend_of(*tree.leaves(self))
+        leaves = list(tree.leaves(self))
+        if not leaves:
+            names = ", ".join(field.name for field in dataclasses.fields(self))
+            raise TypeError(
+                f"{type(self).__name__} has no array or operator among its fields ({names}): the "
+                f"library, dtype and device are found in these"
+            )
+        return backend_of(*leaves)
 
     @cached
     def dtype(self) -> Any:
         """The dtype of the matrix's entries."""
         inexact = [leaf for leaf in tree.leaves(self) if self._kind(leaf).endswith("floating")]
+        if not inexact:
+            raise TypeError(f"{type(self).__name__} has no floating array among its fields")
         xp = self.backend.xp
         dtype = xp.result_type(*inexact)
         if any(isinstance(child, complex) for child in tree.children(self)):
@@ -169,6 +178,11 @@ class LinearOperator(ABC):
         return self._adjoint()
 
     # -- products ------------------------------------------------------------------------------
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(
+            "an operator is no array: op.to_dense() gives its matrix, op @ x its product"
+        )
 
     def __matmul__(self, other: Any) -> Any:
         """``op @ x`` for an array ``(n,)`` or ``(..., n, k)``; ``op @ op`` composes."""
@@ -543,6 +557,12 @@ class LinearOperator(ABC):
 
     @cached
     def _densified(self) -> Any:
+        if self.shape[0] * self.shape[1] > 10**8:
+            raise ValueError(
+                f"{type(self).__name__} {self.shape}: no identity gives this from its structure, "
+                f"and it is too large to be written out; use products alone, for example with "
+                f"scipy.sparse.linalg.cg"
+            )
         warn(
             f"{type(self).__name__} {self.shape} is written out as a dense matrix: no identity "
             f"gives this from its structure",
@@ -571,8 +591,12 @@ class LinearOperator(ABC):
             return self._matmat(x)
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, the operator {self.shape}: "
-            f"({n},) or (..., {n}, k) would do"
+            f"({n},) or (..., {n}, k) would do" + self._hint(x)
         )
+
+    def _hint(self, x: Array) -> str:
+        fits = tuple(x.shape) == self.domain_shape
+        return "; op.multiply takes it as it is" if fits else ""
 
     def _as_input(self, x: Any, name: str) -> Array:
         backend = self.backend

@@ -53,6 +53,8 @@ def check_operator(op: LinearOperator, matrix: Any = None, seed: int = 0) -> Non
     >>> from kronops.testing import check_operator
     >>> check_operator(kronops.kron(np.ones((2, 3)), np.eye(2)))
     """
+    if not isinstance(op, LinearOperator):
+        raise TypeError(f"op is a {type(op).__name__}: an operator is needed")
     case = Case(op, matrix, seed)
     for law in LAWS:
         try:
@@ -140,9 +142,10 @@ class Case:
 def shape_and_dtype(case: Case) -> None:
     """shape, dtype, device, domain and range shapes agree with the matrix"""
     op = case.op
-    assert op.shape == (case.m, case.n) and op.ndim == 2
-    assert all(type(size) is int for size in op.shape)
-    assert size_of(op.domain_shape) == case.n and size_of(op.range_shape) == case.m
+    assert op.shape == (case.m, case.n), f"shape is {op.shape}, to_dense {(case.m, case.n)}"
+    assert all(type(size) is int for size in op.shape), "the sizes of shape are Python integers"
+    assert size_of(op.domain_shape) == case.n, f"domain_shape {op.domain_shape} is of another size"
+    assert size_of(op.range_shape) == case.m, f"range_shape {op.range_shape} is of another size"
     dense = op.to_dense()
     assert dense.dtype == op.dtype, f"to_dense is {dense.dtype}, the operator {op.dtype}"
     assert case.backend.same_device(dense, op.device)
@@ -158,7 +161,14 @@ def products(case: Case) -> None:
         for shape in [(case.n,), (case.n, 1), (case.n, 3), (2, case.n, 3), (case.n, 0)]:
             x, host = case.probe(*shape, complex_=complex_)
             y = op @ x
-            assert y.dtype == case.backend.xp.result_type(x.dtype, op.dtype)
+            dtype = case.backend.xp.result_type(x.dtype, op.dtype)
+            assert y.shape == (case.m, *shape[1:]) if len(shape) < 3 else y.ndim == 3, (
+                f"_matmat gave shape {y.shape} for x of {shape}"
+            )
+            assert y.dtype == dtype, (
+                f"op @ x is {y.dtype} for x of {x.dtype}, {dtype} is needed (a real operator is "
+                f"given complex x too)"
+            )
             with np.errstate(over="ignore"):
                 scale = case.largest(np.abs(m) @ np.abs(host))
                 case.close(y, m @ host, scale)
@@ -280,7 +290,8 @@ def inverses(case: Case) -> None:
             solution = case.numpy(x)
             residual = m @ solution - host
             case_scale = case.n * scale * case.largest(solution) + case.largest(host)
-            assert case.largest(residual) <= 100 * case.eps * (case.n + 1) * case_scale
+            error, allowed = case.largest(residual), 100 * case.eps * (case.n + 1) * case_scale
+            assert error <= allowed, f"residual {error:.3g} of a solve, allowed {allowed:.3g}"
     b, host = case.probe(case.n)
     case.close(op.multiply_inverse(op @ b), host, None, 10 * case.condition)
     if case.largest(np.abs(np.linalg.inv(m))) < 1e290:

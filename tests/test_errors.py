@@ -195,6 +195,20 @@ REFUSED = {
     "timesteps True": (lambda: SeriesOperator(PAIR, PAIR, True, 1), TypeError, "timesteps is a b"),
     "no list of factors": (lambda: KroneckerOperator(3), TypeError, "factors is a int: a list"),
     "no list of blocks": (lambda: BlockDiagonalOperator(None), TypeError, "blocks is a NoneType"),
+    "cholesky of negative": (
+        lambda: kron(-I2, I2).cholesky(),
+        LinAlgError,
+        "the Kronecker product is not positive definite: the signs of its factors",
+    ),
+    "sqrt of negative": (lambda: kron(-I2, I2).sqrt(), LinAlgError, "make it negative"),
+    "a list of lists of arrays": (lambda: kron([I2, I3]), TypeError, "arrays and operators one by"),
+    "an operator as an array": (lambda: np.asarray(K), TypeError, "op.to_dense.. gives its matrix"),
+    "a matrix for @": (lambda: K @ np.ones((3, 2)).T, ValueError, "op.multiply takes it as it is"),
+    "a sum too large to be written out": (
+        lambda: (kron(np.eye(200), np.eye(200)) + DiagonalOperator(np.ones(40000))).logdet(),
+        ValueError,
+        "too large to be written out; use products alone",
+    ),
     "missing block": (
         lambda: BlockDiagonalOperator({"a": I2, "b": I2}).multiply({"a": np.ones(2)}),
         ValueError,
@@ -252,7 +266,11 @@ REFUSED = {
         "with sign -1: use slogd",
     ),
     "eigh": (lambda: kron(SKEW).eigh(), LinAlgError, r"factors\[0\] \(2 x 2\) is not symmetric"),
-    "sqrt of indefinite": (lambda: kron(np.diag([-1.0, 1.0])).sqrt(), LinAlgError, "indefinite"),
+    "sqrt of indefinite": (
+        lambda: kron(np.diag([-1.0, 1.0])).sqrt(),
+        LinAlgError,
+        "not positive definite",
+    ),
     "cholesky of indefinite": (
         lambda: kron(np.diag([1.0, -1.0])).cholesky(),
         LinAlgError,
@@ -351,6 +369,13 @@ def test_near_singular_warns(condition, warned):
     if warned:
         assert "condition number" in str(caught[0].message)
         assert caught[0].filename == __file__
+
+
+def test_the_determinant_of_a_matrix_singular_to_rounding_warns():
+    x = np.linspace(0, 1, 60)
+    kernel = np.exp(-0.5 * ((x[:, None] - x) / 0.3) ** 2)
+    with pytest.warns(LinAlgWarning, match=r"factors\[0\] \(60 x 60\) has condition number"):
+        kron(kernel).slogdet()
 
 
 def test_units_do_not_make_a_matrix_singular():

@@ -65,6 +65,13 @@ def test_the_vector_may_make_up_for_the_scale():
     np.testing.assert_allclose(op.solve(1e50 * want), 1e-250 * x, rtol=1e-10)
 
 
+def test_a_large_vector_meets_the_small_factor_first():
+    x = 1e300 * rng.standard_normal(9)
+    want = np.kron(A, B) @ x
+    np.testing.assert_allclose(kron(1e100 * A, 1e-100 * B) @ x, want, rtol=1e-12)
+    np.testing.assert_allclose(kron(1e-100 * A, 1e100 * B) @ x, want, rtol=1e-12)
+
+
 def test_scalars_that_fold_out_of_range_stay_outside():
     op = 1e-200 * kronops.KroneckerOperator([A], scale=1e-200)
     np.testing.assert_allclose(op @ np.full(3, 1e300), 1e-100 * (A @ np.ones(3)), rtol=1e-13)

@@ -127,6 +127,13 @@ class DenseOperator(LinearOperator):
         return made
 
     @cached
+    def _determinant(self) -> tuple[Array, Array]:
+        made = self._factorisation
+        if self.backend.values_visible(self.matrix) and self.shape[0]:
+            made.check_condition(self.matrix, self._label, refuse=False)
+        return made.slogdet()
+
+    @cached
     def _spectrum(self) -> tuple[Array, Array]:
         self._require_hermitian()
         values, vectors = self.backend.eigh(
@@ -146,7 +153,7 @@ class DenseOperator(LinearOperator):
 
     def _slogdet(self) -> tuple[Array, Array]:
         try:
-            return self._factorisation.slogdet()
+            return self._determinant
         except LinAlgError:
             if self.assume == "positive definite":
                 raise
@@ -224,7 +231,7 @@ class DenseOperator(LinearOperator):
         if visible and not (self.hermitian or is_hermitian(self.matrix)):
             raise LinAlgError(
                 f"{self._label} is not symmetric (Hermitian), as eigh, cholesky and fractional "
-                f"powers need it to be"
+                f"powers need it to be; if that is rounding, take 0.5 * (A + A.conj().T)"
             )
 
 

@@ -245,8 +245,8 @@ class KroneckerOperator(LinearOperator):
         scale = real_if_real(self.scale) * math.prod(signs)
         if isinstance(scale, complex) or scale <= 0:
             raise LinAlgError(
-                f"scale = {self.scale} and the signs of the factors make the Kronecker product "
-                f"indefinite or zero: it is not positive definite"
+                f"the Kronecker product is not positive definite: the signs of its factors and of "
+                f"scale = {self.scale} make it negative, zero or complex"
             )
         return scale, [sign * factor for sign, factor in zip(signs, self.factors, strict=True)]
 

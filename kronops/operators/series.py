@@ -52,8 +52,8 @@ class SeriesOperator(LinearOperator):
     Raises
     ------
     ValueError
-        Moments that do not fit each other: of another shape, ``C0`` not Hermitian, or ``H`` of norm
-        above one; ``T < 1``.
+        Moments that do not fit each other: of another shape, ``C0`` not Hermitian; ``T < 1``; or,
+        at the first use, ``H`` of norm above one.
     LinAlgError
         A ``C0`` that is singular, or not positive semidefinite, after damping; a product or inverse
         that is infinite.
