@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 
 __all__ = [
+    "balanced_order",
     "comfortable",
     "dtype_exponent",
     "exponent",
@@ -22,11 +24,13 @@ __all__ = [
     "mantissa_and_exponent",
     "outer",
     "product",
+    "product_of_scalars",
     "rescale",
     "split",
 ]
 
 Scalar = float | complex
+T = TypeVar("T")
 
 
 def exponent(array: Array) -> int:
@@ -75,6 +79,43 @@ def mantissa_and_exponent(scalar: Scalar) -> tuple[Scalar, int]:
     size = math.frexp(abs(scalar))[1]
     # In two steps, for 2**-size itself may be out of range.
     return scalar * 2.0 ** (-size // 2) * 2.0 ** (-size - -size // 2), size
+
+
+def product_of_scalars(scalars: Iterable[Scalar]) -> tuple[Scalar, int]:
+    """The product of any numbers as a mantissa and a binary exponent; ``(0, 0)`` if one is zero.
+
+    Examples
+    --------
+    >>> product_of_scalars([1e200, 1e200, 1e-300])[1]
+    333
+    """
+    mantissa: Scalar = 1.0
+    power = 0
+    for scalar in scalars:
+        part, size = mantissa_and_exponent(scalar)
+        mantissa, carry = mantissa_and_exponent(mantissa * part)
+        power += size + carry
+    return mantissa, power if mantissa != 0 else 0
+
+
+def balanced_order(parts: Sequence[tuple[int, T]], running: int) -> list[T]:
+    """Things to multiply by, each with its binary exponent, in an order that stays near one.
+
+    ``running`` is the exponent to begin with; the next is always the one that counteracts most.
+
+    Examples
+    --------
+    >>> balanced_order([(300, "a"), (300, "b"), (-300, "c"), (-300, "d")], running=0)
+    ['a', 'c', 'b', 'd']
+    """
+    left = list(parts)
+    order = []
+    while left:
+        best = (min if running > 0 else max)(left, key=lambda part: part[0])
+        left.remove(best)
+        running += best[0]
+        order.append(best[1])
+    return order
 
 
 def rescale(array: Array, multipliers: Sequence[Scalar]) -> Array:

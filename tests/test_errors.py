@@ -159,6 +159,11 @@ REFUSED = {
         r"v has shape \(3, 2\); what would do: a flat array of shape \(6,\); an array of shape "
         r"\(2, 3\), or .*; a pair \(weights, bias\) of shapes \(1, 3\) and \(3,\)",
     ),
+    "trailing axes in another order": (
+        lambda: kron(I2, I3, np.eye(4)).multiply(np.ones((2, 4, 3))),
+        ValueError,
+        r"v has shape \(2, 4, 3\); what would do: .* an array of shape \(2, 3, 4\)",
+    ),
     "a pair that does not fit": (
         lambda: K.multiply((np.ones((2, 3)), np.ones(3))),
         ValueError,

@@ -18,6 +18,7 @@ from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator, same
 from kronops.operators.scaled import ScaledOperator, real_if_real, unit_power
 from kronops.scaling import (
+    balanced_order,
     comfortable,
     dtype_exponent,
     exponent,
@@ -25,6 +26,7 @@ from kronops.scaling import (
     mantissa_and_exponent,
     outer,
     product,
+    product_of_scalars,
     rescale,
     split,
 )
@@ -166,20 +168,11 @@ class KroneckerOperator(LinearOperator):
         most. Nothing is rescaled, so that entries of very unlike size keep their digits.
         """
         mantissa, power = mantissa_and_exponent(self.scale)
-        chunk = self._limit // 4
         parts: list[tuple[int, int | Scalar]] = [(0, mantissa)]
-        while power:
-            part = max(-chunk, min(chunk, power))
-            parts.append((part, 2.0**part))
-            power -= part
+        powers = split(1.0, power, self._limit // 4)
+        parts += [(math.frexp(abs(scalar))[1] - 1, scalar) for scalar in powers]
         parts += [(factor._exponent(), i) for i, factor in enumerate(self.factors)]
-        order: list[int | Scalar] = []
-        while parts:
-            best = (min if running > 0 else max)(parts, key=lambda part: part[0])
-            parts.remove(best)
-            running += best[0]
-            order.append(best[1])
-        return self._steps_in(order)
+        return self._steps_in(balanced_order(parts, running))
 
     def _steps_in(self, order: Sequence[int | Scalar]) -> list[_Step]:
         """Steps from the indices of factors and from scalars, in the order given."""
@@ -428,14 +421,7 @@ def _fold_scale(scalars: Iterable[Scalar], factors: list[LinearOperator]) -> Sca
 
     Powers of two go into the matrices whose size they counteract, exactly.
     """
-    mantissa: Scalar = 1.0
-    power = 0
-    for scalar in scalars:
-        if scalar == 0:
-            return 0.0 * mantissa
-        part, size = mantissa_and_exponent(scalar)
-        mantissa, carry = mantissa_and_exponent(mantissa * part)
-        power += size + carry
+    mantissa, power = product_of_scalars(scalars)
     for index, factor in enumerate(factors):
         if abs(power) < 1000 or not isinstance(factor, DenseOperator):
             continue
@@ -446,21 +432,11 @@ def _fold_scale(scalars: Iterable[Scalar], factors: list[LinearOperator]) -> Sca
         parts = split(1.0, part, dtype_exponent(factor.matrix))
         factors[index] = factor.with_matrix(rescale(factor.matrix, parts))
         power -= part
-    try:
-        made = _ldexp(mantissa, power)
-        if made == 0:
-            raise OverflowError
-        return made
-    except OverflowError:
+    if mantissa != 0 and abs(power) > 1020:
         raise OverflowError(
             f"the scale of the Kronecker product is about 2**{power}, which no float holds"
-        ) from None
-
-
-def _ldexp(mantissa: Scalar, power: int) -> Scalar:
-    if isinstance(mantissa, complex):
-        return complex(math.ldexp(mantissa.real, power), math.ldexp(mantissa.imag, power))
-    return math.ldexp(mantissa, power)
+        )
+    return mantissa * 2.0 ** (power // 2) * 2.0 ** (power - power // 2)
 
 
 def _unscaled(op: LinearOperator) -> tuple[Scalar, LinearOperator]:
