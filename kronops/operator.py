@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import weakref
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -460,9 +459,9 @@ class LinearOperator(ABC):
         def cast(leaf: Array) -> Array:
             if not self._kind(leaf).endswith("floating"):
                 return leaf
+            largest = scaling.largest(leaf)
             limits = xp.finfo(dtype)
-            low, high = math.log2(float(limits.smallest_normal)), math.log2(float(limits.max))
-            if not low <= scaling.exponent(leaf) <= high:
+            if largest and not float(limits.smallest_normal) <= largest <= float(limits.max):
                 raise OverflowError(f"an array of {type(self).__name__} does not fit into {dtype}")
             return xp.astype(leaf, dtype)
 

@@ -21,6 +21,7 @@ __all__ = [
     "dtype_exponent",
     "exponent",
     "kronecker",
+    "largest",
     "mantissa_and_exponent",
     "outer",
     "product",
@@ -42,11 +43,16 @@ def exponent(array: Array) -> int:
     >>> exponent(np.array([1.0, -8.0]))
     4
     """
+    size = largest(array)
+    return math.frexp(size)[1] if math.isfinite(size) else 0
+
+
+def largest(array: Array) -> float:
+    """The largest magnitude; 0 where there is none or it cannot be seen."""
     backend = backend_of(array)
     if 0 in array.shape or not backend.values_visible(array):
-        return 0
-    largest = float(backend.xp.max(backend.xp.abs(array)))
-    return math.frexp(largest)[1] if math.isfinite(largest) else 0
+        return 0.0
+    return float(backend.xp.max(backend.xp.abs(array)))
 
 
 def comfortable(exponents: Sequence[int], limit: int) -> bool:

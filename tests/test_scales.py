@@ -233,3 +233,43 @@ def test_memory_is_not_held_in_cycles():
         assert alive() is None and factor() is None
     finally:
         gc.enable()
+
+
+def test_powers_of_extreme_factors():
+    np.testing.assert_allclose(kron(1e150 * I2, 1e-150 * I2).power(3) @ np.ones(4), 1, rtol=1e-12)
+    wide, thin = (DiagonalOperator(np.full(2, size)) for size in (1e150, 1e-150))
+    op = kron(wide, thin)
+    np.testing.assert_allclose((op @ op @ op) @ np.ones(4), 1, rtol=1e-12)
+    with pytest.raises(OverflowError, match="power 2"):
+        kronops.KroneckerOperator([1e50 * I2] * 4, 1e-200).power(2.5)
+
+
+def test_casting_what_just_fits():
+    assert DenseOperator(np.full((1, 1), 60000.0)).astype("float16").dtype == np.float16
+    assert DenseOperator(np.full((1, 1), 3.4e38)).astype(np.float32).dtype == np.float32
+
+
+def test_threads_share_a_factorisation():
+    import sys
+    import threading
+
+    matrix = rng.standard_normal((100, 100)) + 20 * np.eye(100)
+    op, b = DenseOperator(matrix), rng.standard_normal(100)
+    want, errors = np.linalg.solve(matrix, b), []
+    start = threading.Barrier(8)
+
+    def work():
+        start.wait()
+        errors.extend(np.abs(op.solve(b) - want).max() for _ in range(60))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(errors) == 480 and max(errors) < 1e-9

@@ -107,7 +107,8 @@ class NumpyBackend(Backend):
         if not b.size:
             return np.array(b)
         (getrs,) = get_lapack_funcs(("getrs",), dtype=self._lapack_dtype(matrix))
-        x, _ = getrs(matrix, factors[1], b, trans=2 if adjoint else 0)
+        # SciPy's wrapper writes to the pivots while it runs: threads must not share them.
+        x, _ = getrs(matrix, factors[1].copy(), b, trans=2 if adjoint else 0)
         return np.asarray(x, dtype=b.dtype)
 
     def lu_slogdet(self, factors: Any) -> tuple[Array, Array]:

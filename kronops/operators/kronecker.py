@@ -16,7 +16,8 @@ from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator, same
-from kronops.operators.scaled import ScaledOperator, real_if_real, unit_power
+from kronops.operators.product import ProductOperator
+from kronops.operators.scaled import ScaledOperator, real_if_real, scalar_power, unit_power
 from kronops.scaling import (
     balanced_order,
     comfortable,
@@ -221,10 +222,10 @@ class KroneckerOperator(LinearOperator):
         if p.is_integer() and p < 0:
             return self.inverse().power(-p)
         scale, factors = (self.scale, self.factors) if p.is_integer() else self._positive_parts()
+        if p.is_integer() and not self._moderate:
+            return ProductOperator((self,) * int(p))  # powers of extreme factors leave the range
         powers = [factor.power(p) for factor in factors]
-        if p.is_integer():
-            return self._with(powers, *[scale] * int(p))
-        return self._with(powers, scale**p)
+        return self._with(powers, scalar_power(scale, p))
 
     def _cholesky(self) -> LinearOperator:
         if not self._square_factors:
@@ -340,8 +341,12 @@ class KroneckerOperator(LinearOperator):
             return None
         if self.domain_shape != other.range_shape:
             return None
+        pairs = list(zip(self.factors, other.factors, strict=True))
+        dense = all(isinstance(f, DenseOperator) for pair in pairs for f in pair)
+        if not dense and not (self._moderate and other._moderate):
+            return None  # each keeps its factors in range by itself
         factors, scalars = [], [self.scale, other.scale]
-        for a, b in zip(self.factors, other.factors, strict=True):
+        for a, b in pairs:
             factor, powers = _mixed(a, b)
             factors.append(factor)
             scalars.extend(powers)

@@ -178,7 +178,8 @@ class KroneckerEigenOperator(LinearOperator):
         return self.eigenvalues, self.basis
 
     def _slogdet(self) -> tuple[Array, Array]:
-        return DiagonalOperator(self._flat, check_finite=False)._slogdet()
+        sign, logabsdet = DiagonalOperator(self._flat, check_finite=False)._slogdet()
+        return self.backend.xp.astype(sign, self.dtype), logabsdet
 
     def _exponent(self) -> int:
         return (
@@ -188,7 +189,7 @@ class KroneckerEigenOperator(LinearOperator):
     def _trace(self) -> Array:
         if self.definition is not None:
             return self.definition._trace()
-        return self.backend.xp.sum(self.eigenvalues)
+        return self.backend.xp.astype(self.backend.xp.sum(self.eigenvalues), self.dtype)
 
     def _diagonal(self) -> Array:
         """``Σₖ |Q_ik|² λₖ``: a Kronecker product of the squared bases, times the eigenvalues."""
@@ -198,7 +199,8 @@ class KroneckerEigenOperator(LinearOperator):
             base if isinstance(base, IdentityOperator) else abs(base._to_dense()) ** 2
             for base in self.bases
         ]
-        return KroneckerOperator(squares)._matmat(self._flat[:, None])[:, 0]
+        made = KroneckerOperator(squares)._matmat(self._flat[:, None])[:, 0]
+        return self.backend.xp.astype(made, self.dtype, copy=False)
 
     def _norm(self, ord: Any) -> Array:
         xp = self.backend.xp

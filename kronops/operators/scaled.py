@@ -16,7 +16,7 @@ from kronops.operators.identity import IdentityOperator
 from kronops.scaling import rescale
 from kronops.vectors import Shape
 
-__all__ = ["ScaledOperator", "identity_multiple", "real_if_real", "unit_power"]
+__all__ = ["ScaledOperator", "identity_multiple", "real_if_real", "scalar_power", "unit_power"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -106,7 +106,7 @@ class ScaledOperator(LinearOperator):
         if isinstance(self.base, DenseOperator):
             return self._densified.power(p)
         if p.is_integer() or (not isinstance(self.scalar, complex) and self.scalar > 0):
-            return self.base.power(p) * self.scalar**p
+            return self.base.power(p) * scalar_power(self.scalar, p)
         return super()._power(p)
 
     def _cholesky(self) -> LinearOperator:
@@ -127,6 +127,17 @@ class ScaledOperator(LinearOperator):
         if self.scalar == 0 or not math.isfinite(abs(scalar / self.scalar)):
             return super()._shifted(scalar)
         return self.base._shifted(scalar / self.scalar) * self.scalar
+
+
+def scalar_power(scalar: float | complex, p: float) -> float | complex:
+    """``scalar ** p``; `OverflowError` where it is too large or too small for a float."""
+    try:
+        made: float | complex = scalar ** (int(p) if p.is_integer() else p)
+    except OverflowError:
+        made = 0.0
+    if made == 0 and scalar != 0:
+        raise OverflowError(f"{scalar} to the power {p} is out of the range of a float")
+    return made
 
 
 def real_if_real(scalar: float | complex) -> float | complex:
