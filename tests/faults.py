@@ -70,6 +70,8 @@ def run_tests(copy: Path, tests: list[str]) -> str | None:
     done = subprocess.run(
         [*PYTEST, *ignored, *tests], cwd=copy, env=environment, capture_output=True, text=True
     )
+    if done.returncode < 0:
+        return "the interpreter crashes"
     if done.returncode not in (0, 1):
         raise SystemExit(f"pytest ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     if done.returncode == 0:
