@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 
+from kronops.backends import is_array
 from kronops.backends.standard import Array
 from kronops.operator import LinearOperator
 from kronops.operators.adjoint import AdjointOperator, TransposedOperator
@@ -24,11 +25,10 @@ from kronops.operators.permutation import PermutationOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator, identity_multiple
 from kronops.operators.sum import SumOperator
+from kronops.scalars import Scalar
 from kronops.vectors import Shape
 
 __all__ = ["add", "compose", "scale"]
-
-Scalar = float | complex
 
 
 def add(left: LinearOperator, right: LinearOperator) -> LinearOperator:
@@ -154,7 +154,8 @@ def _merge(left: LinearOperator, right: LinearOperator) -> LinearOperator | None
         return None  # SumOperator says what is wrong
     c, a = (left.scalar, left.base) if isinstance(left, ScaledOperator) else (1.0, left)
     d, b = (right.scalar, right.base) if isinstance(right, ScaledOperator) else (1.0, right)
-    if a is b or None not in (identity_multiple(left), identity_multiple(right)):
+    identities = identity_multiple(left) is not None and identity_multiple(right) is not None
+    if a is b or identities:
         return scale(c + d, a)
     return left._plus(right) or right._plus(left)
 
@@ -170,6 +171,8 @@ def _closed_product(left: LinearOperator, right: LinearOperator) -> LinearOperat
 
 def _product(left: Scalar, right: Scalar) -> Scalar:
     made = left * right
+    if is_array(made):
+        return made
     if not math.isfinite(abs(made)) or (made == 0 and left != 0 and right != 0):
         raise OverflowError(f"the scalars {left} and {right} multiply to a number out of range")
     return made

@@ -16,7 +16,9 @@ T = TypeVar("T")
 class cached(Generic[T]):
     """A property that is computed at first use and published by one assignment.
 
-    Nothing is kept while an array in the result is being traced.
+    Of an operator whose arrays are traced or differentiated only what consists of these arrays
+    themselves is kept. Of any other it is computed at once, even in the midst of a trace, so that
+    an operator from outside `jax.jit` is factorised once, and serves inside and outside again.
     """
 
     def __init__(self, function: Callable[[Any], T]) -> None:
@@ -29,10 +31,22 @@ class cached(Generic[T]):
     def __get__(self, op: Any, owner: type) -> T:
         if op is None:
             return self  # type: ignore[return-value]
-        value = self.function(op)
-        visible = all(backend_of(leaf).values_visible(leaf) for leaf in tree.leaves(value))
+        own = {id(leaf): leaf for leaf in tree.leaves(op)}
+        tracked = any(_is_tracked(leaf) for leaf in own.values())
+        if tracked or not own:
+            value = self.function(op)
+        else:
+            with backend_of(*own.values()).eager():
+                value = self.function(op)
+        keep = all(
+            id(leaf) in own or not (tracked or _is_tracked(leaf)) for leaf in tree.leaves(value)
+        )
         # An operator that keeps one which holds it in turn would be freed late: both are cheap.
         circular = value is op or any(child is op for child in tree.children(value))
-        if visible and not circular:
+        if keep and not circular:
             op.__dict__[self.name] = value
         return value
+
+
+def _is_tracked(leaf: Any) -> bool:
+    return backend_of(leaf).is_tracked(leaf)

@@ -5,25 +5,20 @@ Every check names the argument, what it was, and what would do.
 
 from __future__ import annotations
 
-import math
-import numbers
 from typing import Any
 
 from kronops.backends import backend_of, is_array
-from kronops.backends.standard import Array, Backend
+from kronops.backends.standard import Array
 
 __all__ = [
     "as_inexact",
     "as_matrix",
-    "as_nonnegative",
-    "as_scalar",
     "check_finite_values",
     "epsilon",
+    "hermitian_to_rounding",
     "is_complex",
     "is_hermitian",
 ]
-
-Scalar = float | complex
 
 
 def as_inexact(array: Any, name: str, like: Any = None) -> Array:
@@ -57,33 +52,9 @@ def as_matrix(array: Any, name: str, check_finite: bool = True) -> Array:
 def check_finite_values(array: Array, name: str) -> None:
     """Refuse NaN and infinity anywhere in ``array``, where its values can be seen."""
     backend = backend_of(array)
-    if backend.values_visible(array) and not bool(backend.xp.all(backend.xp.isfinite(array))):
+    values = backend.values(array)
+    if values is not None and not bool(backend.xp.all(backend.xp.isfinite(values))):
         raise ValueError(f"{name} has NaN or infinite entries (check_finite=False lets them pass)")
-
-
-def as_scalar(value: Any, name: str) -> Scalar:
-    """``value`` as a Python scalar, which never promotes an array."""
-    if is_array(value) and getattr(value, "ndim", 1) == 0:
-        value = complex(value) if is_complex(value) else float(value)
-    if isinstance(value, bool) or not isinstance(value, numbers.Complex):
-        raise TypeError(f"{name} is a {type(value).__name__}: a real or complex number is needed")
-    try:
-        scalar: Scalar = float(value) if isinstance(value, numbers.Real) else complex(value)
-    except OverflowError as error:
-        raise OverflowError(f"{name} = {value} is too large for a float") from error
-    if not math.isfinite(abs(scalar)):
-        raise ValueError(f"{name} = {scalar}: a finite number is needed")
-    return scalar
-
-
-def as_nonnegative(value: Any, name: str) -> float:
-    """``value`` as a finite Python float ≥ 0."""
-    scalar = as_scalar(value, name)
-    if isinstance(scalar, complex):
-        raise TypeError(f"{name} = {scalar} is complex: a real number ≥ 0 is needed")
-    if scalar < 0:
-        raise ValueError(f"{name} = {scalar} is negative: a real number ≥ 0 is needed")
-    return scalar
 
 
 def epsilon(array: Array) -> float:
@@ -101,19 +72,22 @@ def is_hermitian(matrix: Array) -> bool:
 
     False where values cannot be seen.
     """
-    backend: Backend = backend_of(matrix)
+    backend = backend_of(matrix)
+    values = backend.values(matrix)
+    if matrix.shape[0] != matrix.shape[1] or values is None:
+        return False
+    if not bool(backend.xp.all(backend.xp.isfinite(values))):
+        return False
+    return bool(hermitian_to_rounding(values))
+
+
+def hermitian_to_rounding(matrix: Array) -> Array:
+    """The same of a square matrix of finite entries, as an array without axes."""
+    backend = backend_of(matrix)
     xp = backend.xp
-    if matrix.shape[0] != matrix.shape[1]:
-        return False
-    if matrix.shape[0] == 0:
-        return True
-    if not backend.values_visible(matrix):
-        return False
-    if not bool(xp.all(xp.isfinite(matrix))):
-        return False
     # Against the sizes of the row and the column, so that units do not matter.
     size = xp.sqrt(xp.abs(xp.linalg.diagonal(matrix)))
     adjoint = backend.adjoint(matrix)
     larger = xp.maximum(xp.abs(matrix), xp.abs(adjoint))
     rounding = epsilon(matrix) * xp.maximum(size[:, None] * size, larger)
-    return bool(xp.all(xp.abs(matrix - adjoint) <= (10 + matrix.shape[0]) * rounding))
+    return xp.all(xp.abs(matrix - adjoint) <= (10 + matrix.shape[0]) * rounding)

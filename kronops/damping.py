@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
+from kronops.backends import backend_of
 from kronops.backends.standard import Array
-from kronops.checks import as_scalar
+from kronops.scalars import Scalar, as_multiplier, as_scalar
 
 __all__ = ["damping_shares", "mean_eigenvalue"]
 
 
-def damping_shares(means: Sequence[float], value: float, pi: str | float) -> list[float]:
+def damping_shares(means: Sequence[Array], value: Scalar, pi: Any) -> list[Scalar]:
     """What factored damping adds to each factor, from their mean eigenvalues.
 
     The shares multiply to ``value``. Each of ``N`` factors gets ``value**(1/N)`` times its mean
@@ -20,7 +21,8 @@ def damping_shares(means: Sequence[float], value: float, pi: str | float) -> lis
 
     Examples
     --------
-    >>> damping_shares([4.0, 1.0], 0.01, "trace")
+    >>> import numpy as np
+    >>> damping_shares([np.asarray(4.0), np.asarray(1.0)], 0.01, "trace")
     [0.2, 0.05]
     """
     count = len(means)
@@ -32,13 +34,16 @@ def damping_shares(means: Sequence[float], value: float, pi: str | float) -> lis
         if count != 2:
             raise ValueError(f'pi = {pi} splits damping between two factors, not {count}: "trace"')
         return [root * number, root / number]
-    if not all(mean > 0 and math.isfinite(mean) for mean in means):
-        return [root] * count
-    logs = [math.log(mean) for mean in means]
-    centre = sum(logs) / count
-    return [root * math.exp(log - centre) for log in logs]
+    xp = backend_of(*means).xp
+    stacked = xp.stack(list(means))
+    usable = xp.all((stacked > 0) & xp.isfinite(stacked))
+    logs = xp.log(xp.where(usable, stacked, xp.ones_like(stacked)))
+    shares = root * xp.exp(logs - xp.mean(logs))
+    return [as_multiplier(shares[i], "a share of the damping", shares.dtype) for i in range(count)]
 
 
-def mean_eigenvalue(trace: Array, size: int) -> float:
-    """The trace over the size, as a Python number."""
-    return complex(trace).real / max(size, 1)
+def mean_eigenvalue(trace: Array, size: int) -> Array:
+    """The real part of the trace over the size."""
+    backend = backend_of(trace)
+    complex_ = backend.kind(trace.dtype) == "complex floating"
+    return (backend.xp.real(trace) if complex_ else trace) / max(size, 1)

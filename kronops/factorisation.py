@@ -61,6 +61,8 @@ class Factorisation:
 
         Singular is judged on the scaled matrix; the warning is about the matrix as it is.
         """
+        if not matrix.shape[0]:
+            return
         eps = epsilon(self.scaled)
         try:
             condition = _one_norm(self.scaled) * self._inverse_norm(self._solve_scaled)
@@ -122,7 +124,7 @@ def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Facto
         Exactly singular, or not positive definite although ``claimed``.
     """
     backend = backend_of(matrix)
-    if hermitian:
+    if hermitian and (claimed or backend.values(matrix) is not None):
         matrix = 0.5 * matrix + 0.5 * backend.adjoint(matrix)
         try:
             scale = _definite_scale(backend, matrix)
@@ -149,15 +151,17 @@ def _definite_scale(backend: Backend, matrix: Array) -> Array:
     diagonal = backend.xp.linalg.diagonal(matrix)
     if is_complex(diagonal):
         diagonal = backend.xp.real(diagonal)
-    if backend.values_visible(diagonal) and bool(backend.xp.any(diagonal <= 0)):
+    seen = backend.values(diagonal)
+    if seen is not None and bool(backend.xp.any(seen <= 0)):
         raise LinAlgError("the matrix is not positive definite")
-    root = backend.xp.sqrt(diagonal)
-    if backend.values_visible(root) and matrix.shape[0]:
+    values = backend.values(matrix)
+    if seen is not None and values is not None and matrix.shape[0]:
         # No entry of a positive definite matrix exceeds the roots of its row and column.
-        largest = backend.xp.max(backend.xp.abs(matrix), axis=1)
+        root = backend.xp.sqrt(seen)
+        largest = backend.xp.max(backend.xp.abs(values), axis=1)
         if bool(backend.xp.any(largest > 1.01 * root * backend.xp.max(root))):
             raise LinAlgError("the matrix is not positive definite")
-    return _power_of_two(backend.xp, root)
+    return _power_of_two(backend.xp, backend.xp.sqrt(diagonal))
 
 
 def _scales(backend: Backend, matrix: Array, what: str) -> tuple[Array, Array]:
@@ -167,14 +171,17 @@ def _scales(backend: Backend, matrix: Array, what: str) -> tuple[Array, Array]:
     if 0 in matrix.shape:
         empty = xp.reshape(magnitude, (-1,))
         return empty, empty
-    largest = xp.max(magnitude, axis=1)
-    if backend.values_visible(matrix) and bool(xp.any(largest == 0)):
-        raise LinAlgError(singular(what))
-    rows = _power_of_two(xp, largest)
+    rows = _power_of_two(xp, _positive(backend, xp.max(magnitude, axis=1), what))
     largest = xp.max(magnitude * rows[:, None], axis=0)
-    if backend.values_visible(matrix) and bool(xp.any(largest == 0)):
+    return rows, _power_of_two(xp, _positive(backend, largest, what))
+
+
+def _positive(backend: Backend, largest: Array, what: str) -> Array:
+    """The largest magnitudes of rows or columns, none of them zero."""
+    values = backend.values(largest)
+    if values is not None and bool(backend.xp.any(values == 0)):
         raise LinAlgError(singular(what))
-    return rows, _power_of_two(xp, largest)
+    return largest
 
 
 def _power_of_two(xp: Any, magnitude: Array) -> Array:

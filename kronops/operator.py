@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import sys
 import weakref
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from kronops import columns, scaling, spectrum, tree
-from kronops.backends import backend_named, backend_of, is_array
+from kronops.backends import (
+    backend_named,
+    backend_of,
+    is_array,
+    notice_imports,
+    register_container,
+)
 from kronops.backends.standard import Array, Backend
 from kronops.caching import cached
-from kronops.checks import as_inexact, as_nonnegative, as_scalar
+from kronops.checks import as_inexact
 from kronops.errors import DensificationWarning, LinAlgError, warn
+from kronops.scalars import Scalar, as_multiplier, as_nonnegative, as_scalar
 from kronops.vectors import Shape, flatten, same_form, size_of
 
 __all__ = ["EighResult", "LinearOperator", "SlogdetResult"]
@@ -37,14 +46,14 @@ class Algebra(Protocol):
 
     def add(self, left: LinearOperator, right: LinearOperator) -> LinearOperator: ...
     def compose(self, left: LinearOperator, right: LinearOperator) -> LinearOperator: ...
-    def scale(self, scalar: float | complex, op: LinearOperator) -> LinearOperator: ...
+    def scale(self, scalar: Scalar, op: LinearOperator) -> LinearOperator: ...
     def invert(self, op: LinearOperator) -> LinearOperator: ...
     def adjoint(self, op: LinearOperator) -> LinearOperator: ...
     def transpose(self, op: LinearOperator) -> LinearOperator: ...
     def integer_power(self, op: LinearOperator, p: int) -> LinearOperator: ...
     def spectral(self, basis: LinearOperator, eigenvalues: Array) -> LinearOperator: ...
-    def shift(self, op: LinearOperator, scalar: float | complex) -> LinearOperator: ...
-    def shift_kronecker(self, op: Any, scalar: float | complex) -> LinearOperator: ...
+    def shift(self, op: LinearOperator, scalar: Scalar) -> LinearOperator: ...
+    def shift_kronecker(self, op: Any, scalar: Scalar) -> LinearOperator: ...
     def permute_columns(self, op: LinearOperator, order: Array) -> LinearOperator: ...
     def dense(self, matrix: Array, domain_shape: Shape) -> LinearOperator: ...
 
@@ -109,6 +118,10 @@ class LinearOperator(ABC):
     def _rmatmat(self, x: Array) -> Array:
         """The adjoint's product; asked only of operators without an ``_adjoint`` of their own."""
         raise TypeError(f"{type(self).__name__} defines neither _adjoint nor _rmatmat")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register_container(cls, tree.take_apart, tree.put_together)
 
     def __post_init__(self) -> None:
         self._check_one_home()
@@ -196,6 +209,19 @@ class LinearOperator(ABC):
         transpose = self.backend.xp.matrix_transpose
         return transpose(self.T._apply(transpose(other)))
 
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Leave ``tensor @ op`` and ``tensor * op`` to us, outside `torch.compile`."""
+        if not sys.modules["torch"].compiler.is_compiling():
+            return NotImplemented
+        # Its compiler hands ``op @ tensor`` over with the two exchanged, as if it were the other.
+        raise TypeError(
+            "torch.compile cannot tell op @ tensor from tensor @ op: write op.matvec(x), "
+            "op.matmat(x) or op.multiply(x)"
+        )
+
     def matvec(self, x: Array) -> Array:
         """``op x`` for ``x`` of shape ``(n,)`` or ``(n, 1)``, as SciPy has it."""
         return self._apply(x)
@@ -255,11 +281,11 @@ class LinearOperator(ABC):
     def __mul__(self, scalar: Any) -> LinearOperator:
         if isinstance(scalar, LinearOperator) or getattr(scalar, "ndim", 0) > 0:
             raise TypeError("* is for scalars alone: compose operators and apply them by @")
-        return self._algebra.scale(as_scalar(scalar, "the scalar"), self)
+        return self._algebra.scale(as_multiplier(scalar, "the scalar", self.dtype), self)
 
     def __truediv__(self, scalar: Any) -> LinearOperator:
-        divisor = as_scalar(scalar, "the scalar")
-        if abs(divisor) < 1e-308:
+        divisor = as_multiplier(scalar, "the scalar", self.dtype)
+        if not is_array(divisor) and abs(divisor) < 1e-308:
             raise ZeroDivisionError(f"op / {divisor}: division by zero, or nearly so")
         return self._algebra.scale(1.0 / divisor, self)
 
@@ -328,7 +354,7 @@ class LinearOperator(ABC):
         Parameters
         ----------
         value : float
-            A finite real number ≥ 0.
+            A finite real number ≥ 0; an array without axes, if derivatives by it are wanted.
         method : {"exact", "factored"}
             ``"factored"`` is for Kronecker and series operators: each factor gets its share.
         pi : "trace" or float
@@ -347,8 +373,8 @@ class LinearOperator(ABC):
         array([3.5, 3.5, 3.5, 3.5])
         """
         self._require_square("damped")
-        value = as_nonnegative(value, "value")
-        if value == 0 and method in ("exact", "factored"):
+        value = as_nonnegative(value, "value", self.dtype)
+        if not is_array(value) and value == 0 and method in ("exact", "factored"):
             return self
         if method == "exact":
             return self._shifted(value)
@@ -381,16 +407,21 @@ class LinearOperator(ABC):
         Raises
         ------
         LinAlgError
-            The determinant is negative or complex: `slogdet` has its sign.
+            The determinant is negative or complex: `slogdet` has its sign. Where values cannot be
+            seen, under `jax.jit`, the result is NaN instead.
         """
         sign, logabsdet = self.slogdet()
-        if self.backend.values_visible(sign):
-            phase = complex(sign)
-            if phase != 0 and abs(phase - 1) > 1e-2:
-                shown = phase if phase.imag else phase.real
-                raise LinAlgError(
-                    f"logdet of a determinant with sign {shown:.3g}: use slogdet, which gives it"
-                )
+        seen = self.backend.values(sign)
+        if seen is None:
+            xp = self.backend.xp
+            usable = (sign == 0) | (xp.abs(sign - 1) <= 1e-2)
+            return xp.where(usable, logabsdet, math.nan)
+        phase = complex(seen)
+        if phase != 0 and abs(phase - 1) > 1e-2:
+            shown = phase if phase.imag else phase.real
+            raise LinAlgError(
+                f"logdet of a determinant with sign {shown:.3g}: use slogdet, which gives it"
+            )
         return logabsdet
 
     def trace(self) -> Array:
@@ -521,11 +552,11 @@ class LinearOperator(ABC):
     def _cholesky(self) -> LinearOperator:
         return self._densified._cholesky()
 
-    def _shifted(self, scalar: float | complex) -> LinearOperator:
+    def _shifted(self, scalar: Scalar) -> LinearOperator:
         """``op + scalar·I`` in closed form, or the plain sum."""
         return self._algebra.shift(self, scalar)
 
-    def _factored(self, value: float, pi: str | float) -> LinearOperator:
+    def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
         raise ValueError(
             f'method="factored" splits damping over Kronecker factors, and this is a '
             f'{type(self).__name__}: method="exact" would do'
@@ -535,7 +566,7 @@ class LinearOperator(ABC):
         """The binary exponent of the largest entry, where it is cheap to know; else 0."""
         return 0
 
-    def _scaled(self, scalar: float | complex) -> LinearOperator | None:
+    def _scaled(self, scalar: Scalar) -> LinearOperator | None:
         """``scalar * op`` with the scalar folded in, or None."""
         return None
 
@@ -568,6 +599,29 @@ class LinearOperator(ABC):
             DensificationWarning,
         )
         return self._algebra.dense(self.to_dense(), self.domain_shape)
+
+    @property
+    def _tracked(self) -> bool:
+        """Whether the operator's arrays are traced or differentiated."""
+        return self.backend.tracks and any(map(self.backend.is_tracked, tree.leaves(self)))
+
+    @property
+    def _untracked(self) -> Any:
+        """The operator as plain values, where they can be seen: what factorisations are made of.
+
+        It is kept, with all that it keeps in turn: arrays in fields never change.
+        """
+        if not self.backend.tracks:
+            return self
+        made = self.__dict__.get("_kept_untracked")
+        if made is None:
+            made = tree.map_parts(self, _untracked, lambda child: child._untracked)
+            if all(
+                new is old for new, old in zip(tree.leaves(made), tree.leaves(self), strict=True)
+            ):
+                return self
+            self.__dict__["_kept_untracked"] = made
+        return made
 
     @property
     def _square(self) -> bool:
@@ -616,6 +670,7 @@ class LinearOperator(ABC):
 
     def _check_one_home(self) -> None:
         """One library and one device for all arrays of the operator."""
+        notice_imports()
         backend = self.backend
         for leaf in tree.leaves(self):
             if not backend.same_device(leaf, self.device):
@@ -654,6 +709,12 @@ class LinearOperator(ABC):
         for name, content in state.items():
             snapshot = tree.map_leaves(content, lambda leaf: backend_of(leaf).snapshot(leaf))
             object.__setattr__(self, name, snapshot)
+
+
+def _untracked(array: Array) -> Array:
+    backend = backend_of(array)
+    values = backend.values(array) if backend.is_tracked(array) else array
+    return array if values is None else values
 
 
 def common_shape(ops: tuple[LinearOperator, ...], which: str) -> Shape:

@@ -10,9 +10,9 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from kronops.backends import backend_of
+from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "split",
 ]
 
-Scalar = float | complex
+Scalar = Any  # float, complex, or an array without axes
 T = TypeVar("T")
 
 
@@ -50,9 +50,10 @@ def exponent(array: Array) -> int:
 def largest(array: Array) -> float:
     """The largest magnitude; 0 where there is none or it cannot be seen."""
     backend = backend_of(array)
-    if 0 in array.shape or not backend.values_visible(array):
+    values = backend.values(array)
+    if 0 in array.shape or values is None:
         return 0.0
-    return float(backend.xp.max(backend.xp.abs(array)))
+    return float(backend.xp.max(backend.xp.abs(values)))
 
 
 def comfortable(exponents: Sequence[int], limit: int) -> bool:
@@ -126,9 +127,15 @@ def balanced_order(parts: Sequence[tuple[int, T]], running: int) -> list[T]:
 
 def rescale(array: Array, multipliers: Sequence[Scalar]) -> Array:
     """``array`` times every multiplier, in a complex dtype if one of them is complex."""
-    xp = backend_of(array).xp
+    backend = backend_of(array)
+    xp = backend.xp
     for multiplier in multipliers:
-        if isinstance(multiplier, complex):
+        if is_array(multiplier):  # in its own precision it might promote
+            complex_ = backend.kind(multiplier.dtype) == "complex floating"
+            dtype = array.dtype if complex_ else backend.real_dtype(array.dtype)
+            wide = xp.result_type(dtype, xp.complex64) if complex_ else dtype
+            multiplier = xp.astype(multiplier, wide, copy=False)
+        elif isinstance(multiplier, complex):
             array = xp.astype(array, xp.result_type(array.dtype, xp.complex64), copy=False)
         array = array * multiplier
     return array

@@ -72,13 +72,13 @@ def stein_powers(a: Array, b: Array) -> list[tuple[Array, Array]]:
     """
     backend = backend_of(a, b)
     xp = backend.xp
-    visible = backend.values_visible(a) and backend.values_visible(b)
     eps = epsilon(a)
     doublings = round(-math.log2(eps)) - 4
     powers = [(a, b)]
     for k in range(doublings + 6):
-        if visible:
-            size = float(xp.linalg.matrix_norm(a)) * float(xp.linalg.matrix_norm(b))
+        seen_a, seen_b = backend.values(a), backend.values(b)
+        if seen_a is not None and seen_b is not None:
+            size = float(xp.linalg.matrix_norm(seen_a)) * float(xp.linalg.matrix_norm(seen_b))
             if size < eps / 4:
                 break
             if k >= doublings and size > 0.5:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.checks import epsilon, is_complex
@@ -34,17 +36,21 @@ def real(eigenvalues: Array, what: str) -> Array:
         return eigenvalues
     backend = backend_of(eigenvalues)
     xp = backend.xp
-    imaginary = xp.abs(xp.imag(eigenvalues))
-    allowed = 10 * epsilon(eigenvalues) * xp.abs(eigenvalues)
-    if backend.values_visible(eigenvalues) and bool(xp.any(imaginary > allowed)):
-        raise LinAlgError(f"{what} has complex eigenvalues: it is not Hermitian")
+    values = backend.values(eigenvalues)
+    if values is not None:
+        allowed = 10 * epsilon(values) * xp.abs(values)
+        if bool(xp.any(xp.abs(xp.imag(values)) > allowed)):
+            raise LinAlgError(f"{what} has complex eigenvalues: it is not Hermitian")
     return xp.real(eigenvalues)
 
 
 def reciprocal(eigenvalues: Array, what: str) -> Array:
-    """``1 / eigenvalues``; `LinAlgError` where one of them is zero."""
+    """``1 / eigenvalues``; `LinAlgError`, or NaN where nobody can see it, if one is zero."""
     backend = backend_of(eigenvalues)
-    if backend.values_visible(eigenvalues) and bool(backend.xp.any(eigenvalues == 0)):
+    values = backend.values(eigenvalues)
+    if values is None:
+        return 1.0 / backend.xp.where(eigenvalues == 0, math.nan, eigenvalues)
+    if bool(backend.xp.any(values == 0)):
         raise LinAlgError(f"{what} is singular (a zero eigenvalue): add damping")
     return 1.0 / eigenvalues
 
@@ -52,22 +58,31 @@ def reciprocal(eigenvalues: Array, what: str) -> Array:
 def _clip_rounding(eigenvalues: Array, p: float, what: str) -> Array:
     backend = backend_of(eigenvalues)
     xp = backend.xp
-    if backend.values_visible(eigenvalues) and 0 not in eigenvalues.shape:
-        smallest = float(xp.min(eigenvalues))
-        rounding = max(eigenvalues.shape) * epsilon(eigenvalues) * float(xp.max(eigenvalues))
+    values = backend.values(eigenvalues)
+    if values is not None and 0 not in values.shape:
+        smallest = float(xp.min(values))
+        rounding = max(values.shape) * epsilon(values) * float(xp.max(values))
         if smallest < -max(rounding, 0.0):
             raise LinAlgError(
                 f"{what} is indefinite (eigenvalue {smallest:.3g}): "
                 f"power {p} needs eigenvalues that are not negative"
             )
-    return xp.where(eigenvalues < 0, xp.zeros_like(eigenvalues), eigenvalues)
+    zero = xp.zeros_like(eigenvalues)
+    if values is None and 0 not in eigenvalues.shape:
+        rounding = max(eigenvalues.shape) * epsilon(eigenvalues) * xp.max(eigenvalues)
+        zero = xp.where(xp.min(eigenvalues) < -xp.maximum(rounding, zero), math.nan, zero)
+    return xp.where(eigenvalues < 0, zero, eigenvalues)
 
 
-def require_positive(eigenvalues: Array, what: str) -> None:
-    """`LinAlgError` unless all eigenvalues are positive."""
+def require_positive(eigenvalues: Array, what: str) -> Array:
+    """``eigenvalues``, all positive; `LinAlgError`, or NaN where nobody can see it, if not."""
     backend = backend_of(eigenvalues)
-    if backend.values_visible(eigenvalues) and bool(backend.xp.any(eigenvalues <= 0)):
+    xp, values = backend.xp, backend.values(eigenvalues)
+    if values is None:
+        return xp.where(xp.all(eigenvalues > 0), eigenvalues, math.nan)
+    if bool(xp.any(values <= 0)):
         raise LinAlgError(f"{what} is not positive definite")
+    return eigenvalues
 
 
 def check_condition(eigenvalues: Array, computed: bool, what: str) -> None:
@@ -76,11 +91,12 @@ def check_condition(eigenvalues: Array, computed: bool, what: str) -> None:
     Eigenvalues that were ``computed`` are zero when rounding of the largest covers them.
     """
     backend = backend_of(eigenvalues)
-    if 0 in eigenvalues.shape or not backend.values_visible(eigenvalues):
+    values = backend.values(eigenvalues)
+    if values is None or 0 in values.shape:
         return
-    magnitude = backend.xp.abs(eigenvalues)
+    magnitude = backend.xp.abs(values)
     smallest, largest = float(backend.xp.min(magnitude)), float(backend.xp.max(magnitude))
-    eps = epsilon(eigenvalues)
+    eps = epsilon(values)
     if smallest <= (eps / 4 * largest if computed else 0.0):
         raise LinAlgError(f"{what} is singular (a zero eigenvalue): add damping")
     if smallest < 10 * eps * largest:

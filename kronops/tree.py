@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from kronops.backends import is_array
 from kronops.backends.standard import Array
 
-__all__ = ["children", "leaves", "map_leaves"]
+__all__ = ["children", "leaves", "map_leaves", "map_parts", "put_together", "take_apart"]
 
 
 def leaves(value: Any) -> Iterator[Array]:
     """Every array in ``value``, depth first."""
-    if is_array(value):
-        yield value
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from leaves(getattr(value, field.name))
+    elif is_array(value):
+        yield value
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from leaves(part)
@@ -43,21 +43,32 @@ def children(value: Any) -> Iterator[Any]:
 
 def map_leaves(value: Any, function: Callable[[Array], Array]) -> Any:
     """``value`` with ``function`` applied to every array; nothing is checked again."""
-    if is_array(value):
-        return function(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return rebuild(
-            type(value),
-            {
-                field.name: map_leaves(getattr(value, field.name), function)
-                for field in dataclasses.fields(value)
-            },
-        )
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_leaves(part, function) for part in value)
-    if isinstance(value, dict):
-        return {key: map_leaves(part, function) for key, part in value.items()}
-    return value
+        return map_parts(value, function, lambda child: map_leaves(child, function))
+    return _map_content(value, function, lambda child: map_leaves(child, function))
+
+
+def map_parts(value: Any, of_array: Callable[[Any], Any], of_child: Callable[[Any], Any]) -> Any:
+    """An operator with functions applied to the arrays and the operators in its fields."""
+    fields = {
+        field.name: _map_content(getattr(value, field.name), of_array, of_child)
+        for field in dataclasses.fields(value)
+    }
+    return rebuild(type(value), fields)
+
+
+def _map_content(
+    content: Any, of_array: Callable[[Any], Any], of_child: Callable[[Any], Any]
+) -> Any:
+    if is_array(content):
+        return of_array(content)
+    if dataclasses.is_dataclass(content) and not isinstance(content, type):
+        return of_child(content)
+    if isinstance(content, (tuple, list)):
+        return type(content)(_map_content(part, of_array, of_child) for part in content)
+    if isinstance(content, dict):
+        return {key: _map_content(part, of_array, of_child) for key, part in content.items()}
+    return content
 
 
 def rebuild(kind: type, fields: dict[str, Any]) -> Any:
@@ -66,3 +77,36 @@ def rebuild(kind: type, fields: dict[str, Any]) -> Any:
     for name, content in fields.items():
         object.__setattr__(made, name, content)
     return made
+
+
+def take_apart(value: Any) -> tuple[dict[str, Any], _Rest]:
+    """The fields of an operator that hold arrays, and the rest, which can be hashed.
+
+    One that was put together of other things than arrays is taken apart as its model was.
+    """
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    names = value.__dict__.get("_parts")
+    if names is None:
+        names = tuple(
+            name for name, content in fields.items() if next(leaves(content), None) is not None
+        )
+    parts = {name: fields.pop(name) for name in names}
+    return parts, _Rest(names, fields)
+
+
+def put_together(kind: type, rest: _Rest, parts: Iterable[Any]) -> Any:
+    """What `take_apart` was given, with other parts, whatever they are."""
+    made = rebuild(kind, rest.fields | dict(zip(rest.names, parts, strict=True)))
+    made.__dict__["_parts"] = rest.names
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rest:
+    """The names of the fields that hold arrays, and all other fields."""
+
+    names: tuple[str, ...]
+    fields: dict[str, Any]
+
+    def __hash__(self) -> int:
+        return hash((self.names, repr(self.fields)))

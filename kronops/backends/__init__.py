@@ -9,6 +9,8 @@ parties add theirs by `register_backend`, or through the entry-point group ``kro
 from __future__ import annotations
 
 import importlib
+import sys
+import threading
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -16,12 +18,30 @@ from array_api_compat import array_namespace, is_array_api_obj
 
 from kronops.backends.standard import Backend
 
-__all__ = ["Backend", "backend_named", "backend_of", "is_array", "register_backend"]
+__all__ = [
+    "Backend",
+    "backend_named",
+    "backend_of",
+    "is_array",
+    "notice_imports",
+    "register_backend",
+    "register_container",
+]
 
 # Library name -> "module:class". Nothing is imported before an array of that library arrives.
-_LOCATIONS = {"numpy": "kronops.backends.numpy:NumpyBackend"}
+_LOCATIONS = {
+    "numpy": "kronops.backends.numpy:NumpyBackend",
+    "cupy": "kronops.backends.cupy:CupyBackend",
+    "torch": "kronops.backends.torch:TorchBackend",
+    "jax": "kronops.backends.jax:JaxBackend",
+    "dask": "kronops.backends.dask:DaskBackend",
+}
 _NAMESPACES = {"jax": "jax.numpy", "dask": "dask.array"}
 _BY_TYPE: dict[type, Backend] = {}
+_LOADED: dict[str, Backend] = {}
+_LOADING = threading.RLock()
+# What arrays travel in: kinds of objects, and how they are taken apart and put together.
+_CONTAINERS: dict[type, tuple[Any, Any]] = {}
 
 
 def register_backend(name: str, location: str) -> None:
@@ -36,7 +56,25 @@ def register_backend(name: str, location: str) -> None:
     >>> register_backend("numpy", "kronops.backends.numpy:NumpyBackend")
     """
     _LOCATIONS[name] = location
+    _LOADED.pop(name, None)
     _BY_TYPE.clear()
+
+
+def register_container(kind: type, flatten: Any, unflatten: Any) -> None:
+    """Let libraries that look into containers of arrays (JAX's pytrees) look into ``kind``.
+
+    ``flatten(container)`` gives a dict of what holds arrays and a hashable rest;
+    ``unflatten(kind, rest, parts)`` puts the values of that dict together again.
+    """
+    _CONTAINERS[kind] = flatten, unflatten
+    for backend in list(_LOADED.values()):
+        backend.register_container(kind, flatten, unflatten)
+
+
+def notice_imports() -> None:
+    """Load the backend of JAX if the user has imported JAX, which takes NumPy operators too."""
+    if "jax" in sys.modules and "jax" not in _LOADED:
+        backend_named("jax")
 
 
 def is_array(value: Any) -> bool:
@@ -48,7 +86,7 @@ def is_array(value: Any) -> bool:
     >>> is_array(np.zeros(3)), is_array([0.0])
     (True, False)
     """
-    return type(value) in _BY_TYPE or is_array_api_obj(value)
+    return type(value) in _BY_TYPE or (hasattr(value, "dtype") and is_array_api_obj(value))
 
 
 def backend_of(*arrays: Any) -> Backend:
@@ -101,8 +139,8 @@ def _backend_of_type(array: Any) -> Backend:
             raise TypeError(f"expected an array, got {type(array).__name__}")
         xp = array_namespace(array)
         name = xp.__name__.removeprefix("array_api_compat.").split(".")[0]
-        known = (b for b in list(_BY_TYPE.values()) if b.name == name)
-        backend = next(known, None) or _load(name, xp)
+        with _LOADING:
+            backend = _LOADED.get(name) or _load(name, xp)
         _BY_TYPE[type(array)] = backend
     return backend
 
@@ -111,8 +149,11 @@ def _load(name: str, xp: Any) -> Backend:
     if name not in _LOCATIONS:
         for entry in entry_points(group="kronops.backends", name=name):
             _LOCATIONS[name] = entry.value
-    if name not in _LOCATIONS:
-        return Backend(name, xp)
-    module, _, attribute = _LOCATIONS[name].partition(":")
-    backend: Backend = getattr(importlib.import_module(module), attribute)(name, xp)
+    backend = Backend(name, xp)
+    if name in _LOCATIONS:
+        module, _, attribute = _LOCATIONS[name].partition(":")
+        backend = getattr(importlib.import_module(module), attribute)(name, xp)
+    _LOADED[name] = backend
+    for kind, (flatten, unflatten) in list(_CONTAINERS.items()):
+        backend.register_container(kind, flatten, unflatten)
     return backend

@@ -124,7 +124,7 @@ class NumpyBackend(Backend):
         dtype = self._lapack_dtype(matrix)
         values, vectors = np.linalg.eigh(matrix.astype(dtype, copy=False))
         return (
-            values.astype(np.empty(0, matrix.dtype).real.dtype, copy=False),
+            values.astype(self.real_dtype(matrix.dtype), copy=False),
             vectors.astype(matrix.dtype, copy=False),
         )
 

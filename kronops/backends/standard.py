@@ -6,7 +6,10 @@ ones that its library does faster or better. Matrices are 2-D, right-hand sides 
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import array_api_compat
 import numpy as np
@@ -14,9 +17,31 @@ import scipy.linalg
 
 from kronops.errors import LinAlgError
 
-__all__ = ["Array", "Backend"]
+__all__ = ["Array", "Backend", "LinearSystem"]
 
 Array = Any
+Number = Callable[[Sequence[Array]], Array]
+Gradients = Callable[[Sequence[Array]], Sequence[Array]]
+
+
+class LinearSystem(Protocol):
+    """What a backend must know of ``M x = b`` to solve it and to differentiate the solution."""
+
+    @property
+    def arrays(self) -> Sequence[Array]:
+        """The floating arrays that ``M`` is made of."""
+
+    def with_arrays(self, arrays: Sequence[Array]) -> LinearSystem:
+        """The same system, made of other arrays."""
+
+    def multiply(self, x: Array) -> Array:
+        """``M x``, differentiable in ``x`` and in the arrays."""
+
+    def solve(self, b: Array) -> Array:
+        """``M⁻¹ b``, by factorisations that are kept where they may be."""
+
+    def transpose(self) -> LinearSystem:
+        """The system ``Mᵀ x = b``."""
 
 
 class Backend:
@@ -38,6 +63,8 @@ class Backend:
            [0., 2.]])
     """
 
+    tracks = False  # whether the library has traces or derivatives, which `is_tracked` finds
+
     def __init__(self, name: str, xp: Any) -> None:
         self.name = name
         self.xp = xp
@@ -49,11 +76,45 @@ class Backend:
     def __reduce__(self) -> Any:
         raise TypeError("a backend stands for a library and is not pickled; pickle the arrays")
 
-    # -- what an array is ----------------------------------------------------------------------
+    # -- values, traces, derivatives -----------------------------------------------------------
 
-    def values_visible(self, array: Array) -> bool:
-        """Whether the values can be read now: not under a tracer, not in an unevaluated graph."""
-        return True
+    def values(self, array: Array) -> Array | None:
+        """``array`` as plain numbers, for checks that steer the program.
+
+        None where nobody can see them now: under a tracer, in a graph that is not evaluated yet.
+        """
+        return array
+
+    def is_tracked(self, array: Array) -> bool:
+        """Whether ``array`` is traced or differentiated: what is made of it is not kept."""
+        return False
+
+    def eager(self) -> AbstractContextManager[Any]:
+        """A context in which arrays that are not tracked are computed with at once."""
+        return contextlib.nullcontext()
+
+    def linear_solve(self, system: LinearSystem, b: Array) -> Array:
+        """The solution of ``system`` for ``b`` ``(..., n, k)``, differentiable where others are.
+
+        Derivatives come from products with the system, never from how it was factorised:
+        ``dx = M⁻¹ (db − dM x)``, which knows nothing of eigenvalues, repeated or not.
+        """
+        return system.solve(b)
+
+    def with_gradients(
+        self, function: Number, gradients: Gradients, arrays: Sequence[Array]
+    ) -> Array:
+        """``function(arrays)``, a complex number that is holomorphic with known ``gradients``.
+
+        Where derivatives are followed, ``d function = Σ gradient · darray`` without conjugates, and
+        ``function`` itself is not looked into. Derivatives of derivatives are an error.
+        """
+        return function(arrays)
+
+    def register_container(self, kind: type, flatten: Any, unflatten: Any) -> None:
+        """Let the library see the arrays in a kind of container, where it has such a notion."""
+
+    # -- what an array is ----------------------------------------------------------------------
 
     def kind(self, dtype: Any) -> str:
         """The standard's kind of a dtype: ``"real floating"``, ``"complex floating"``, …"""
@@ -64,6 +125,12 @@ class Backend:
             self._kinds[dtype] = kind
         return kind
 
+    def real_dtype(self, dtype: Any) -> Any:
+        """The dtype of the real part."""
+        if self.kind(dtype) != "complex floating":
+            return dtype
+        return self.xp.real(self.xp.zeros((), dtype=dtype)).dtype
+
     def is_plain(self, array: Any) -> bool:
         """Whether ``array`` surely needs no check at all: a short cut past all of them."""
         return False
@@ -72,9 +139,13 @@ class Backend:
         """``array`` itself, or a `TypeError` where the library's kind of array will not do."""
         return array
 
+    def copy(self, array: Array) -> Array:
+        """The same entries in memory of their own."""
+        return self.xp.asarray(array, copy=True)
+
     def snapshot(self, array: Array) -> Array:
         """A copy which later writes to ``array`` do not reach."""
-        return self.xp.asarray(array, copy=True)
+        return self.copy(array)
 
     def device(self, array: Array) -> Any:
         """The device that ``array`` lives on."""
@@ -101,10 +172,11 @@ class Backend:
     def cholesky(self, matrix: Array) -> Array:
         """Lower triangular ``L`` with ``L Lᴴ = matrix``; `LinAlgError` if not positive definite."""
         try:
-            factor = self.xp.linalg.cholesky(matrix)
+            factor = self.xp.linalg.cholesky(self.wide(matrix))
         except (np.linalg.LinAlgError, RuntimeError) as error:
             raise LinAlgError("the matrix is not positive definite") from error
-        if self.values_visible(factor) and not bool(self.xp.all(self.xp.isfinite(factor))):
+        values = self.values(factor)
+        if values is not None and not bool(self.xp.all(self.xp.isfinite(values))):
             raise LinAlgError("the matrix is not positive definite")
         return factor
 
@@ -139,8 +211,11 @@ class Backend:
 
     def eigh(self, matrix: Array) -> tuple[Array, Array]:
         """Eigenvalues, ascending, and eigenvectors of a Hermitian matrix (its lower triangle)."""
-        values, vectors = self.xp.linalg.eigh(matrix)
-        return values, vectors
+        values, vectors = self.xp.linalg.eigh(self.wide(matrix))
+        return (
+            self.xp.astype(values, self.real_dtype(matrix.dtype), copy=False),
+            self.xp.astype(vectors, matrix.dtype, copy=False),
+        )
 
     def schur(self, matrix: Array) -> tuple[Array, Array]:
         """Complex Schur form: upper triangular ``T``, unitary ``Z`` with ``Z T Zᴴ = matrix``.
@@ -153,6 +228,17 @@ class Backend:
         return self.from_numpy(triangle, device), self.from_numpy(basis, device)
 
     # -- small things the standard spells at length --------------------------------------------
+
+    def wide(self, array: Array) -> Array:
+        """``array`` in a dtype that factorisations know: half precision in single."""
+        if self.xp.finfo(array.dtype).bits >= 32:
+            return array
+        return self.xp.astype(array, self.xp.float32)
+
+    def promote(self, *arrays: Array) -> list[Array]:
+        """The arrays in the one dtype that holds all of theirs."""
+        dtype = self.xp.result_type(*arrays)
+        return [self.xp.astype(array, dtype, copy=False) for array in arrays]
 
     def adjoint(self, matrix: Array) -> Array:
         """The conjugate transpose of the last two axes."""

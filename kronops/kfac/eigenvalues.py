@@ -66,8 +66,7 @@ class Eigenvalues:
     def state(self, moments: MovingAverage) -> dict[str, Any]:
         """Copies of everything, and whether the basis is that of ``moments``."""
         copies = {
-            f"basis.{side}": backend_of(basis).xp.asarray(basis, copy=True)
-            for side, basis in self.bases.items()
+            f"basis.{side}": backend_of(basis).copy(basis) for side, basis in self.bases.items()
         }
         current = self.moments is moments
         return {**self.average.state("eigenvalues"), "basis.current": current, **copies}
@@ -79,7 +78,7 @@ class Eigenvalues:
         for side, factor in moments.totals.items():
             if factor.ndim == 2:
                 (basis,) = as_batch(**{f"basis.{side}": state[f"basis.{side}"]})
-                bases[side] = backend_of(basis).xp.asarray(basis, copy=True)
+                bases[side] = backend_of(basis).copy(basis)
         current = moments if state["basis.current"] else None
         average = MovingAverage.from_state(state, "eigenvalues", ("eigenvalues",))
         return Eigenvalues(bases, current, average)

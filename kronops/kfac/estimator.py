@@ -9,10 +9,10 @@ from typing import Any, Self
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
-from kronops.checks import as_nonnegative, as_scalar
 from kronops.kfac.batches import as_choice
 from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.moving_average import Arrays, MovingAverage
+from kronops.scalars import as_nonnegative, as_scalar
 
 __all__ = ["Estimator"]
 
@@ -259,7 +259,7 @@ class Estimator(ABC):
         if version is not average:
             values = average.value(self.debias)
             operator = build(values, average.repeats)
-            if all(backend_of(array).values_visible(array) for array in values.values()):
+            if not any(backend_of(array).is_tracked(array) for array in values.values()):
                 self._cache[name] = (average, operator)
         return operator
 

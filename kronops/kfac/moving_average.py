@@ -9,8 +9,8 @@ from typing import Any
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
-from kronops.checks import as_nonnegative
 from kronops.kfac.batches import as_batch, as_count
+from kronops.scalars import as_nonnegative
 
 __all__ = ["Arrays", "MovingAverage"]
 
@@ -82,7 +82,7 @@ class MovingAverage:
         """Copies of everything, under names that begin with ``prefix``."""
         state: dict[str, Any] = {f"{prefix}.weight": self.weight, f"{prefix}.repeats": self.repeats}
         for name, total in self.totals.items():
-            state[f"{prefix}.{name}"] = backend_of(total).xp.asarray(total, copy=True)
+            state[f"{prefix}.{name}"] = backend_of(total).copy(total)
         return state
 
     @staticmethod
@@ -94,7 +94,7 @@ class MovingAverage:
         if not any(key in state for key in keys):
             return MovingAverage({}, weight, repeats)
         arrays = as_batch(**{key: state[key] for key in keys})
-        copies = [backend_of(array).xp.asarray(array, copy=True) for array in arrays]
+        copies = [backend_of(array).copy(array) for array in arrays]
         totals = dict(zip(keys.values(), copies, strict=True))
         return MovingAverage(totals, weight, repeats).checked()
 
@@ -102,8 +102,8 @@ class MovingAverage:
         """The average itself, if all of it is finite where values can be seen."""
         for name, total in self.totals.items():
             backend = backend_of(total)
-            visible = backend.values_visible(total)
-            if visible and not bool(backend.xp.all(backend.xp.isfinite(total))):
+            values = backend.values(total)
+            if values is not None and not bool(backend.xp.all(backend.xp.isfinite(values))):
                 raise ValueError(
                     f"{name}: the sum of second moments has NaN or infinite entries in "
                     f"{total.dtype}; finite values are needed, and nothing was updated"

@@ -12,11 +12,11 @@ from kronops.columns import scaled_norm
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
 from kronops.operators.scaled import identity_multiple
+from kronops.scalars import Scalar
 from kronops.vectors import Shape
 
 __all__ = ["BlockDiagonalOperator", "block_diag"]
 
-Scalar = float | complex
 Blocks = tuple[LinearOperator, ...] | dict[str, LinearOperator]
 
 
@@ -127,7 +127,7 @@ class BlockDiagonalOperator(LinearOperator):
             return super()._shifted(scalar)
         return self._map(lambda block: block._shifted(scalar))
 
-    def _factored(self, value: float, pi: str | float) -> LinearOperator:
+    def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
         return self._map(lambda block: block.damped(value, "factored", pi))
 
     def _scaled(self, scalar: Scalar) -> LinearOperator:

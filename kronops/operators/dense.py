@@ -8,14 +8,16 @@ from dataclasses import InitVar
 from typing import Any
 
 from kronops import spectrum, tree
+from kronops.backends import is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached
-from kronops.checks import as_matrix, is_hermitian
+from kronops.checks import as_matrix, hermitian_to_rounding, is_hermitian
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
 from kronops.factorisation import Factorisation, factorise
 from kronops.operator import LinearOperator
-from kronops.scaling import exponent
+from kronops.scalars import Scalar, is_real
+from kronops.scaling import exponent, rescale
 from kronops.vectors import Shape, size_of
 
 __all__ = ["DenseOperator", "same"]
@@ -78,7 +80,7 @@ class DenseOperator(LinearOperator):
         object.__setattr__(self, "matrix", matrix)
         object.__setattr__(self, "domain_shape", shape)
         claimed = self.assume in ("symmetric", "positive definite")
-        if claimed and self.backend.values_visible(matrix) and not is_hermitian(matrix):
+        if claimed and self.backend.values(matrix) is not None and not is_hermitian(matrix):
             raise ValueError(
                 f'{self._label} is not symmetric, which assume="{self.assume}" claims: '
                 f"symmetrise it, or leave assume out"
@@ -96,14 +98,22 @@ class DenseOperator(LinearOperator):
         return self.assume != "general"
 
     def _matmat(self, x: Array) -> Array:
-        return self.backend.xp.matmul(self.matrix, x)
+        return self.backend.xp.matmul(self._entries, x)
+
+    @cached
+    def _entries(self) -> Array:
+        """The matrix; its Hermitian part if it is claimed Hermitian and nobody can check that."""
+        claimed = self.assume in ("symmetric", "positive definite")
+        if not claimed or self.backend.values(self.matrix) is not None:
+            return self.matrix
+        return 0.5 * self.matrix + 0.5 * self.backend.adjoint(self.matrix)
 
     def _apply_last(self, x: Array) -> Array:
         return self.backend.xp.matmul(x, self._transposed)
 
     @cached
     def _transposed(self) -> Array:
-        return self.backend.xp.matrix_transpose(self.matrix)
+        return self.backend.xp.matrix_transpose(self._entries)
 
     def _adjoint(self) -> LinearOperator:
         claimed = self.assume not in (None, "general")
@@ -117,21 +127,22 @@ class DenseOperator(LinearOperator):
     @cached
     def _factorisation(self) -> Factorisation:
         claimed = self.assume == "positive definite"
-        return factorise(self.matrix, self.hermitian, claimed, self._label)
+        return factorise(self._entries, self.hermitian, claimed, self._label)
 
     @cached
     def _solver(self) -> Factorisation:
         made = self._factorisation
-        if self.backend.values_visible(self.matrix) and self.shape[0]:
+        if self._untracked is self and self.backend.values(self.matrix) is not None:
             made.check_condition(self.matrix, self._label)
         return made
 
     @cached
     def _determinant(self) -> tuple[Array, Array]:
-        made = self._factorisation
-        if self.backend.values_visible(self.matrix) and self.shape[0]:
-            made.check_condition(self.matrix, self._label, refuse=False)
-        return made.slogdet()
+        if self._untracked is not self:
+            _ = self._untracked._determinant  # for its warnings
+        elif self.backend.values(self.matrix) is not None:
+            self._factorisation.check_condition(self.matrix, self._label, refuse=False)
+        return self._factorisation.slogdet()
 
     @cached
     def _spectrum(self) -> tuple[Array, Array]:
@@ -140,8 +151,9 @@ class DenseOperator(LinearOperator):
             0.5 * self.matrix + 0.5 * self.backend.adjoint(self.matrix)
         )
         if self.assume == "positive definite":
-            spectrum.require_positive(values, self._label)
-        return values, vectors
+            values = spectrum.require_positive(values, self._label)
+        certain = self._hermitian_or_nan
+        return (values, vectors) if certain is None else (values * certain, vectors * certain)
 
     def _solve(self, x: Array) -> Array:
         if x.ndim == 2:
@@ -176,14 +188,13 @@ class DenseOperator(LinearOperator):
 
     def _cholesky(self) -> LinearOperator:
         self._require_hermitian()
-        made = (
-            self._factorisation
-            if self.hermitian
-            else (factorise(self.matrix, True, True, self._label))
-        )
+        made = self._factorisation
+        if not (self.hermitian and made.definite):
+            made = factorise(self._entries, True, True, self._label)
         if not made.definite:
             raise LinAlgError(f"{self._label} is not positive definite")
-        return self.with_matrix(made.cholesky(), "general")
+        lower, certain = made.cholesky(), self._hermitian_or_nan
+        return self.with_matrix(lower if certain is None else lower * certain, "general")
 
     # -- cheaper than the defaults -------------------------------------------------------------
 
@@ -191,23 +202,30 @@ class DenseOperator(LinearOperator):
         return exponent(self.matrix)
 
     def _diagonal(self) -> Array:
-        return self.backend.xp.asarray(self.backend.xp.linalg.diagonal(self.matrix), copy=True)
+        return self.backend.copy(self.backend.xp.linalg.diagonal(self._entries))
 
     def _to_dense(self) -> Array:
-        return self.backend.xp.asarray(self.matrix, copy=True)
+        return self.backend.copy(self._entries)
 
     def _norm(self, ord: Any) -> Array:
         if ord == "fro":
             return scaled_norm(self.backend.xp, self.matrix)
         return self.backend.xp.linalg.matrix_norm(self.matrix, ord=ord)
 
-    def _shifted(self, scalar: float | complex) -> LinearOperator:
-        if isinstance(scalar, complex):
+    def _shifted(self, scalar: Scalar) -> LinearOperator:
+        if not is_real(scalar):
             return super()._shifted(scalar)
-        xp = self.backend.xp
-        identity = xp.eye(self.shape[0], dtype=self.dtype, device=self.device)
-        claimed = self.assume if self.assume in (None, "general") or scalar >= 0 else "symmetric"
-        return self.with_matrix(self.matrix + scalar * identity, claimed)
+        identity = self.backend.xp.eye(self.shape[0], dtype=self.dtype, device=self.device)
+        keeps = self.assume in (None, "general") or is_array(scalar) or scalar >= 0
+        claim = self.assume if keeps else "symmetric"
+        return self.with_matrix(self.matrix + rescale(identity, [scalar]), claim)
+
+    def _scaled(self, scalar: Scalar) -> LinearOperator | None:
+        """Python scalars stay beside the matrix, and its factorisation is kept."""
+        if not is_array(scalar):
+            return None
+        claimed = self.assume in ("symmetric", "positive definite") and is_real(scalar)
+        return self.with_matrix(rescale(self.matrix, [scalar]), "symmetric" if claimed else None)
 
     def _plus(self, other: LinearOperator) -> LinearOperator | None:
         if isinstance(other, DenseOperator) and other.domain_shape == self.domain_shape:
@@ -226,8 +244,17 @@ class DenseOperator(LinearOperator):
     def _label(self) -> str:
         return f"{self.name} ({self.shape[0]} x {self.shape[1]})"
 
+    @property
+    def _hermitian_or_nan(self) -> Array | None:
+        """One where the matrix is Hermitian, else NaN; None where that is certain already."""
+        if self.hermitian or self.backend.values(self.matrix) is not None:
+            return None
+        xp = self.backend.xp
+        one = xp.ones((), dtype=self.backend.real_dtype(self.dtype), device=self.device)
+        return xp.where(hermitian_to_rounding(self.matrix), one, math.nan)
+
     def _require_hermitian(self) -> None:
-        visible = self.backend.values_visible(self.matrix)
+        visible = self.backend.values(self.matrix) is not None
         if visible and not (self.hermitian or is_hermitian(self.matrix)):
             raise LinAlgError(
                 f"{self._label} is not symmetric (Hermitian), as eigh, cholesky and fractional "
@@ -244,5 +271,10 @@ def same(left: LinearOperator, right: LinearOperator) -> bool:
     backend = left.backend
     if left.shape != right.shape or left.dtype != right.dtype or right.backend is not backend:
         return False
-    visible = backend.values_visible(left.matrix) and backend.values_visible(right.matrix)
-    return visible and bool(backend.xp.all(left.matrix == right.matrix))
+    if backend.is_tracked(left.matrix) or backend.is_tracked(right.matrix):
+        return left.matrix is right.matrix  # equal now, and yet two variables
+    entries = backend.values(left.matrix), backend.values(right.matrix)
+    left_entries, right_entries = entries
+    if left_entries is None or right_entries is None:
+        return False
+    return bool(backend.xp.all(left_entries == right_entries))

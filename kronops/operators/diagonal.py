@@ -15,6 +15,7 @@ from kronops.columns import scaled_norm
 from kronops.operator import LinearOperator
 from kronops.operators.identity import IdentityOperator
 from kronops.operators.scaled import identity_multiple
+from kronops.scalars import Scalar
 from kronops.scaling import exponent, rescale
 from kronops.vectors import as_layout, in_layout, size_of
 
@@ -99,8 +100,8 @@ class DiagonalOperator(LinearOperator):
     def hermitian(self) -> bool:
         if not self._complex:
             return True
-        visible = self.backend.values_visible(self.entries)
-        return visible and bool(self.backend.xp.all(self.backend.xp.imag(self.entries) == 0))
+        values = self.backend.values(self.entries)
+        return values is not None and bool(self.backend.xp.all(self.backend.xp.imag(values) == 0))
 
     def _transpose(self) -> LinearOperator:
         return self
@@ -122,7 +123,7 @@ class DiagonalOperator(LinearOperator):
         return exponent(self.entries)
 
     def _diagonal(self) -> Array:
-        return self.backend.xp.asarray(self._flat, copy=True)
+        return self.backend.copy(self._flat)
 
     def _norm(self, ord: Any) -> Array:
         if ord == "fro":
@@ -140,13 +141,14 @@ class DiagonalOperator(LinearOperator):
         return self._with(self.backend.xp.astype(made, self.dtype, copy=False))
 
     def _cholesky(self) -> LinearOperator:
-        spectrum.require_positive(spectrum.real(self.entries, self._label), self._label)
-        return self._with(self.backend.xp.sqrt(self.entries))
+        real = spectrum.real(self.entries, self._label)
+        roots = self.backend.xp.sqrt(spectrum.require_positive(real, self._label))
+        return self._with(self.backend.xp.astype(roots, self.dtype, copy=False))
 
-    def _shifted(self, scalar: float | complex) -> LinearOperator:
+    def _shifted(self, scalar: Scalar) -> LinearOperator:
         return self._with(self.entries + rescale(self.backend.xp.ones_like(self.entries), [scalar]))
 
-    def _scaled(self, scalar: float | complex) -> LinearOperator:
+    def _scaled(self, scalar: Scalar) -> LinearOperator:
         return self._with(rescale(self.entries, [scalar]))
 
     def _plus(self, other: LinearOperator) -> LinearOperator | None:

@@ -7,6 +7,7 @@ import dataclasses
 from kronops import spectrum, tree
 from kronops.backends.standard import Array
 from kronops.errors import LinAlgError
+from kronops.linear_system import solve
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
 from kronops.vectors import Shape
@@ -55,7 +56,7 @@ class InverseOperator(LinearOperator):
         return self.base.hermitian
 
     def _matmat(self, x: Array) -> Array:
-        return self.base._solve(x)
+        return solve(self.base, x)
 
     def _adjoint(self) -> LinearOperator:
         return self if self.base.hermitian else self.base.H.inverse()
@@ -74,7 +75,8 @@ class InverseOperator(LinearOperator):
 
     def _slogdet(self) -> tuple[Array, Array]:
         sign, logabsdet = self.base._slogdet()
-        if self.backend.values_visible(sign) and complex(sign) == 0:
+        seen = self.backend.values(sign)
+        if seen is not None and complex(seen) == 0:
             raise LinAlgError("the operator that is inverted is singular: add damping")
         return (self.backend.xp.conj(sign) if self._complex else sign), -logabsdet
 

@@ -11,13 +11,23 @@ from kronops import tree
 from kronops.backends import is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached
-from kronops.checks import as_scalar, is_complex
+from kronops.checks import is_complex
 from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator, same
 from kronops.operators.product import ProductOperator
-from kronops.operators.scaled import ScaledOperator, real_if_real, scalar_power, unit_power
+from kronops.operators.scaled import ScaledOperator
+from kronops.scalars import (
+    Scalar,
+    as_scalar,
+    binary_exponent,
+    conjugate,
+    is_real,
+    real_if_real,
+    scalar_power,
+    unit_power,
+)
 from kronops.scaling import (
     balanced_order,
     comfortable,
@@ -34,8 +44,6 @@ from kronops.scaling import (
 from kronops.vectors import as_layout, in_layout
 
 __all__ = ["KroneckerOperator", "as_factors", "kron"]
-
-Scalar = float | complex
 
 
 class _Step(NamedTuple):
@@ -93,7 +101,7 @@ class KroneckerOperator(LinearOperator):
     """
 
     factors: tuple[LinearOperator, ...]
-    scale: Scalar
+    scale: float | complex
     layout: str
 
     def __init__(
@@ -134,7 +142,7 @@ class KroneckerOperator(LinearOperator):
 
     @cached
     def hermitian(self) -> bool:
-        real = not isinstance(real_if_real(self.scale), complex)
+        real = is_real(real_if_real(self.scale))
         return real and all(factor.hermitian for factor in self.factors)
 
     # -- products ------------------------------------------------------------------------------
@@ -171,7 +179,7 @@ class KroneckerOperator(LinearOperator):
         mantissa, power = mantissa_and_exponent(self.scale)
         parts: list[tuple[int, int | Scalar]] = [(0, mantissa)]
         powers = split(1.0, power, self._limit // 4)
-        parts += [(math.frexp(abs(scalar))[1] - 1, scalar) for scalar in powers]
+        parts += [(binary_exponent(scalar) - 1, scalar) for scalar in powers]
         parts += [(factor._exponent(), i) for i, factor in enumerate(self.factors)]
         return self._steps_in(balanced_order(parts, running))
 
@@ -192,7 +200,7 @@ class KroneckerOperator(LinearOperator):
     def _moderate(self) -> bool:
         """Whether no order of the factors brings a vector of moderate size out of range."""
         exponents = [factor._exponent() for factor in self.factors]
-        spread = sum(map(abs, exponents)) + abs(math.frexp(abs(self.scale))[1])
+        spread = sum(map(abs, exponents)) + abs(binary_exponent(self.scale))
         return 3 * spread <= self._limit
 
     @cached
@@ -200,12 +208,12 @@ class KroneckerOperator(LinearOperator):
         return dtype_exponent(next(tree.leaves(self)))
 
     def _exponent(self) -> int:
-        return sum(factor._exponent() for factor in self.factors) + math.frexp(abs(self.scale))[1]
+        return sum(factor._exponent() for factor in self.factors) + binary_exponent(self.scale)
 
     def _adjoint(self) -> LinearOperator:
-        return self._with([factor.H for factor in self.factors], self.scale.conjugate())
+        return self._with([factor.H for factor in self.factors], conjugate(self.scale))
 
-    def _transpose(self) -> LinearOperator:
+    def _transpose(self) -> KroneckerOperator:
         return self._with([factor.T for factor in self.factors], self.scale)
 
     # -- the same function of each factor ------------------------------------------------------
@@ -320,7 +328,7 @@ class KroneckerOperator(LinearOperator):
         """The complex Schur form ``T, Z`` of every factor, computed once likewise."""
         return [self.backend.schur(factor._to_dense()) for factor in self.factors]
 
-    def _factored(self, value: float, pi: str | float) -> LinearOperator:
+    def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
         self._require_square_factors("factored damping")
         means = [mean_eigenvalue(factor.trace(), factor.shape[0]) for factor in self.factors]
         shares = damping_shares(means, value, pi)
@@ -330,6 +338,9 @@ class KroneckerOperator(LinearOperator):
     # -- closed forms --------------------------------------------------------------------------
 
     def _scaled(self, scalar: Scalar) -> LinearOperator | None:
+        if is_array(scalar):
+            first, *rest = self.factors
+            return self._with([self._algebra.scale(scalar, first), *rest], self.scale)
         try:
             return self._with(self.factors, scalar, self.scale)
         except OverflowError:
@@ -445,7 +456,9 @@ def _fold_scale(scalars: Iterable[Scalar], factors: list[LinearOperator]) -> Sca
 
 
 def _unscaled(op: LinearOperator) -> tuple[Scalar, LinearOperator]:
-    return (op.scalar, op.base) if isinstance(op, ScaledOperator) else (1.0, op)
+    if isinstance(op, ScaledOperator) and not is_array(op.scalar):
+        return op.scalar, op.base
+    return 1.0, op
 
 
 def _shrinkage(factor: LinearOperator) -> float:
@@ -477,9 +490,8 @@ def _mixed(left: LinearOperator, right: LinearOperator) -> tuple[LinearOperator,
 
 
 def _negative_corner(factor: LinearOperator) -> bool:
-    diagonal = factor._diagonal()
-    visible = factor.shape[0] and factor.backend.values_visible(diagonal)
-    return bool(visible) and complex(diagonal[0]).real < 0
+    diagonal = factor.backend.values(factor._diagonal())
+    return diagonal is not None and bool(factor.shape[0]) and complex(diagonal[0]).real < 0
 
 
 def _unit_power(sign: Array, times: int) -> Array:

@@ -7,21 +7,22 @@ from collections.abc import Iterable
 from typing import Any
 
 from kronops import spectrum, tree
+from kronops.backends import is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.checks import as_inexact, check_finite_values, epsilon, is_complex
 from kronops.columns import scaled_norm
+from kronops.linear_system import solve
 from kronops.operator import LinearOperator
 from kronops.operators.dense import same
 from kronops.operators.diagonal import DiagonalOperator
 from kronops.operators.identity import IdentityOperator
 from kronops.operators.kronecker import KroneckerOperator, as_factors
-from kronops.operators.scaled import identity_multiple, real_if_real
+from kronops.operators.scaled import identity_multiple
+from kronops.scalars import Scalar, conjugate, is_real, real_if_real
 from kronops.scaling import exponent, rescale
 
 __all__ = ["KroneckerEigenOperator"]
-
-Scalar = float | complex
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -68,10 +69,13 @@ class KroneckerEigenOperator(LinearOperator):
     array([1., 2., 3., 4.])
     """
 
-    basis: KroneckerOperator
+    # Either a unitary rotation and eigenvalues, or what they follow from: base + shift·I, or its
+    # inverse. Nothing that follows from arrays is a field, so that moving these moves all of it.
+    rotation: KroneckerOperator | None
     values: Array | None
     base: KroneckerOperator | None
     shift: Scalar
+    inverted: bool
 
     def __init__(
         self,
@@ -93,25 +97,32 @@ class KroneckerEigenOperator(LinearOperator):
                 f"eigenvalues has shape {tuple(values.shape)}: "
                 f"{basis.domain_shape} or ({basis.shape[0]},) would do"
             )
-        object.__setattr__(self, "basis", basis)
-        object.__setattr__(self, "values", basis.backend.snapshot(values))
-        object.__setattr__(self, "base", None)
-        object.__setattr__(self, "shift", 0.0)
+        fields = _of_basis(basis, basis.backend.snapshot(values))
+        for name, content in fields.items():
+            object.__setattr__(self, name, content)
         self._check_one_home()
 
     @classmethod
     def from_basis(cls, basis: Any, eigenvalues: Array) -> KroneckerEigenOperator:
         """From a unitary Kronecker product and eigenvalues made here: nothing is checked."""
-        fields = {"basis": basis, "values": eigenvalues, "base": None, "shift": 0.0}
-        made: KroneckerEigenOperator = tree.rebuild(cls, fields)
+        made: KroneckerEigenOperator = tree.rebuild(cls, _of_basis(basis, eigenvalues))
         return made
 
     @classmethod
-    def from_shift(cls, base: KroneckerOperator, shift: Scalar) -> KroneckerEigenOperator:
-        """``base + shift·I`` of a Hermitian Kronecker product."""
-        fields = {"basis": base.kept_basis, "values": None, "base": base, "shift": shift}
+    def from_shift(
+        cls, base: KroneckerOperator, shift: Scalar, inverted: bool = False
+    ) -> KroneckerEigenOperator:
+        """``base + shift·I`` of a Hermitian Kronecker product, or its inverse."""
+        rest = {"rotation": None, "values": None}
+        fields = {"base": base, "shift": shift, "inverted": inverted, **rest}
         made: KroneckerEigenOperator = tree.rebuild(cls, fields)
+        made._check_one_home()
         return made
+
+    @cached
+    def basis(self) -> KroneckerOperator:
+        """``⊗ Qᵢ``, unitary."""
+        return self.rotation or self._definition.kept_basis
 
     @cached
     def eigenvalues(self) -> Array:
@@ -120,12 +131,16 @@ class KroneckerEigenOperator(LinearOperator):
             return self.backend.xp.reshape(self.values, self.domain_shape)
         values = self.base._eigenbasis()[0]
         shifted = values + rescale(self.backend.xp.ones_like(values), [self.shift])
+        if self.inverted:
+            shifted = spectrum.reciprocal(shifted, self._label)
         return self.backend.xp.reshape(shifted, self.domain_shape)
 
     @cached
     def definition(self) -> LinearOperator | None:
-        """``base + shift·I`` as a sum, of operators that are defined by it."""
-        return None if self.base is None else self._algebra.shift(self.base, self.shift)
+        """``base + shift·I`` as a sum, of operators that are this sum."""
+        if self.base is None or self.inverted:
+            return None
+        return self._algebra.shift(self.base, self.shift)
 
     @property
     def bases(self) -> tuple[LinearOperator, ...]:
@@ -134,39 +149,48 @@ class KroneckerEigenOperator(LinearOperator):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.basis.shape
+        return self._definition.shape
 
     @property
     def domain_shape(self) -> tuple[int, ...]:
-        return self.basis.domain_shape
+        return self._definition.domain_shape
 
     @property
     def hermitian(self) -> bool:
         if self.base is not None:
-            return not isinstance(real_if_real(self.shift), complex)
+            return is_real(real_if_real(self.shift))
         return not is_complex(self.eigenvalues)
 
     def _matmat(self, x: Array) -> Array:
         if self.definition is not None:
             return self.definition._matmat(x)
+        if self.inverted:
+            return solve(self.inverse(), x)
         return self.basis._matmat(self._flat[:, None] * self.basis.H._matmat(x))
+
+    def _solve(self, x: Array) -> Array:
+        return self.basis._matmat(self.basis.H._matmat(x) / self._flat[:, None])
 
     def _adjoint(self) -> LinearOperator:
         if self.hermitian:
             return self
         if self.base is not None:
-            return self.from_shift(self.base, self.shift.conjugate())
+            return self.from_shift(self.base, conjugate(self.shift), self.inverted)
         return self._with(self.backend.xp.conj(self.eigenvalues))
 
     def _transpose(self) -> LinearOperator:
         if self.base is not None:
-            return self._algebra.shift_kronecker(self.base.T, self.shift)
+            return self.from_shift(self.base._transpose(), self.shift, self.inverted)
         return self.from_basis(self.basis.H.T, self.eigenvalues)
 
     # -- functions of the eigenvalues ----------------------------------------------------------
 
     def _inverse(self) -> LinearOperator:
-        spectrum.check_condition(self._flat, self.base is not None, self._label)
+        if self.base is not None and self.inverted:
+            return self.from_shift(self.base, self.shift)
+        spectrum.check_condition(self._untracked._flat, self.base is not None, self._label)
+        if self.base is not None:
+            return self.from_shift(self.base, self.shift, inverted=True)
         return self._with(spectrum.reciprocal(self.eigenvalues, self._label))
 
     def _power(self, p: float) -> LinearOperator:
@@ -214,16 +238,17 @@ class KroneckerEigenOperator(LinearOperator):
     # -- closed forms --------------------------------------------------------------------------
 
     def _shifted(self, scalar: Scalar) -> LinearOperator:
-        if self.base is not None:
+        if self.base is not None and not self.inverted:
             return self.from_shift(self.base, self.shift + scalar)
         constant = rescale(self.backend.xp.ones_like(self.eigenvalues), [scalar])
         return self._with(self.eigenvalues + constant)
 
     def _scaled(self, scalar: Scalar) -> LinearOperator:
-        if self.base is not None and not isinstance(scalar, complex):
-            base = scalar * self.base
+        if self.base is not None and is_real(scalar) and (is_array(scalar) or scalar != 0):
+            factor = 1 / scalar if self.inverted else scalar
+            base = self._algebra.scale(factor, self.base)
             if isinstance(base, KroneckerOperator):
-                return self.from_shift(base, scalar * self.shift)
+                return self.from_shift(base, factor * self.shift, self.inverted)
         return self._with(rescale(self.eigenvalues, [scalar]))
 
     def _plus(self, other: LinearOperator) -> LinearOperator | None:
@@ -238,6 +263,11 @@ class KroneckerEigenOperator(LinearOperator):
         return None
 
     # -- inside --------------------------------------------------------------------------------
+
+    @property
+    def _definition(self) -> KroneckerOperator:
+        """The Kronecker product among the fields, of this operator's shapes."""
+        return self.base or self.rotation  # type: ignore[return-value]
 
     @property
     def _flat(self) -> Array:
@@ -256,14 +286,19 @@ class KroneckerEigenOperator(LinearOperator):
         )
 
 
+def _of_basis(basis: KroneckerOperator, eigenvalues: Array) -> dict[str, Any]:
+    fields = {"rotation": basis, "values": eigenvalues}
+    return fields | {"base": None, "shift": 0.0, "inverted": False}
+
+
 def _require_unitary(factor: LinearOperator, name: str) -> None:
     if not factor._square:
         raise ValueError(f"{name} has shape {factor.shape}: a square unitary matrix is needed")
     if isinstance(factor, IdentityOperator):
         return
     xp = factor.backend.xp
-    matrix = factor.to_dense()
-    if not factor.backend.values_visible(matrix) or not factor.shape[0]:
+    matrix = factor.backend.values(factor.to_dense())
+    if matrix is None or not factor.shape[0]:
         return
     identity = xp.eye(factor.shape[0], dtype=factor.dtype, device=factor.device)
     gap = xp.abs(xp.matmul(factor.backend.adjoint(matrix), matrix) - identity)

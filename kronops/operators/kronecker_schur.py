@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from kronops import spectrum
+from kronops.backends import is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.operator import LinearOperator
 from kronops.operators.diagonal import DiagonalOperator
 from kronops.operators.kronecker import KroneckerOperator
+from kronops.scalars import Scalar, binary_exponent, conjugate
 from kronops.scaling import outer, rescale
 
 __all__ = ["KroneckerSchurOperator"]
-
-Scalar = float | complex
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -65,7 +66,7 @@ class KroneckerSchurOperator(LinearOperator):
         return self.base._matmat(x) + rescale(x, [self.shift])
 
     def _adjoint(self) -> LinearOperator:
-        return self.base.H._shifted(self.shift.conjugate())
+        return self.base.H._shifted(conjugate(self.shift))
 
     def _transpose(self) -> LinearOperator:
         return self.base.T._shifted(self.shift)
@@ -74,12 +75,12 @@ class KroneckerSchurOperator(LinearOperator):
         return KroneckerSchurOperator(self.base, self.shift + scalar)
 
     def _scaled(self, scalar: Scalar) -> LinearOperator | None:
-        if scalar == 0:
+        if not is_array(scalar) and scalar == 0:
             return None
-        return KroneckerSchurOperator(scalar * self.base, scalar * self.shift)  # type: ignore[arg-type]
+        return KroneckerSchurOperator(scalar * self.base, scalar * self.shift)
 
     def _exponent(self) -> int:
-        return max(self.base._exponent(), math.frexp(abs(self.shift))[1])
+        return max(self.base._exponent(), binary_exponent(self.shift))
 
     def _diagonal(self) -> Array:
         diagonal = self.base._diagonal()
@@ -90,28 +91,72 @@ class KroneckerSchurOperator(LinearOperator):
 
     def _slogdet(self) -> tuple[Array, Array]:
         xp = self.backend.xp
-        flat = xp.reshape(self._eigenvalues, (-1,))
-        sign, logabsdet = DiagonalOperator(flat, check_finite=False)._slogdet()
+        if self._tracked:
+            sign, logabsdet = self._differentiable_slogdet()
+        else:
+            flat = xp.reshape(self._eigenvalues, (-1,))
+            sign, logabsdet = DiagonalOperator(flat, check_finite=False)._slogdet()
         # Complex eigenvalues of a real matrix come in pairs: the sign is real up to rounding.
-        return (sign if self._complex else xp.sign(xp.real(sign))), logabsdet
+        if not self._complex:
+            real = xp.real(sign)
+            one = xp.ones_like(real)
+            sign = xp.where(real > 0, one, xp.where(real < 0, -one, 0 * one))
+        return sign, logabsdet
+
+    def _differentiable_slogdet(self) -> tuple[Array, Array]:
+        """From ``log det``, which is holomorphic in the factors and in the shift."""
+        xp = self.backend.xp
+        matrices = [factor._to_dense() for factor in self.base.factors]
+        shift = rescale(xp.ones((), dtype=self.dtype, device=self.device), [self.shift])
+        logarithm = self.backend.with_gradients(
+            self._log_determinant, self._log_determinant_gradients, [*matrices, shift]
+        )
+        angle = xp.imag(logarithm)
+        return xp.cos(angle) + 1j * xp.sin(angle), xp.real(logarithm)
+
+    def _log_determinant(self, arrays: Sequence[Array]) -> Array:
+        *matrices, shift = arrays
+        xp = self.backend.xp
+        return xp.sum(xp.log(outer(self._spectra(matrices), self.base.scale) + shift))
+
+    def _log_determinant_gradients(self, arrays: Sequence[Array]) -> list[Array]:
+        """``∂ log det / ∂Aₖ = Σⱼ μⱼ (μⱼ Aₖ + shift)⁻ᵀ``, with ``μ`` the spectrum of the others."""
+        *matrices, shift = arrays
+        xp = self.backend.xp
+        spectra = self._spectra(matrices)
+        gradients = []
+        for k, matrix in enumerate(matrices):
+            one = xp.ones((1,), dtype=spectra[k].dtype, device=self.device)
+            mu = outer([one, *spectra[:k], *spectra[k + 1 :]], self.base.scale)[:, None, None]
+            identity = xp.eye(matrix.shape[0], dtype=one.dtype, device=self.device)
+            inverses = xp.linalg.inv(mu * matrix + shift * identity)
+            gradients.append(xp.matrix_transpose(xp.sum(mu * inverses, axis=0)))
+        return [*gradients, xp.sum(1 / (outer(spectra, self.base.scale) + shift))]
+
+    def _spectra(self, matrices: Sequence[Array]) -> list[Array]:
+        """The eigenvalues of the factors, which are the diagonals of their Schur forms."""
+        return [self.backend.xp.linalg.diagonal(self.backend.schur(m)[0]) for m in matrices]
 
     def _solve(self, x: Array) -> Array:
-        spectrum.check_condition(
-            self.backend.xp.reshape(self._eigenvalues, (-1,)), True, "the damped Kronecker product"
-        )
+        xp = self.backend.xp
         if not self.shape[0]:
             return self._matmat(x)
-        xp = self.backend.xp
-        triangles = [triangle for triangle, _ in self.base.kept_schur]
-        rotated = self._basis.H._matmat(x)
+        forms = self.base.kept_schur
+        triangles = [triangle for triangle, _ in forms]
+        values = outer([xp.linalg.diagonal(t) for t in triangles], self.base.scale)
+        shifts = rescale(xp.ones_like(values), [self.shift])
+        spectrum.check_condition(values + shifts, True, "the damped Kronecker product")
+        basis = KroneckerOperator([z for _, z in forms], check_finite=False)
+        rotated = basis.H._matmat(x)
         tensor = xp.reshape(rotated, (*x.shape[:-2], *self.domain_shape, x.shape[-1]))
         batch = x.ndim - 2
         tensor = xp.moveaxis(tensor, tuple(range(batch)), tuple(range(-1 - batch, -1)))
         columns = math.prod(x.shape[:-2]) * x.shape[-1]
         flat = xp.reshape(tensor, (*self.domain_shape, columns))
-        solved = xp.reshape(self._substitute(triangles, self._scale, flat), tensor.shape)
+        scale = self.base.scale * xp.ones((), dtype=rotated.dtype, device=self.device)
+        solved = xp.reshape(self._substitute(triangles, scale, flat), tensor.shape)
         solved = xp.moveaxis(solved, tuple(range(-1 - batch, -1)), tuple(range(batch)))
-        made = self._basis._matmat(xp.reshape(solved, rotated.shape))
+        made = basis._matmat(xp.reshape(solved, rotated.shape))
         real = not self._complex and self.backend.kind(x.dtype) != "complex floating"
         return xp.real(made) if real else made
 
@@ -125,30 +170,20 @@ class KroneckerSchurOperator(LinearOperator):
             return self.backend.solve_triangular(matrix, b, lower=False)
         below = KroneckerOperator(rest, check_finite=False)
         rows: list[Array] = []
-        images: list[Array] = []  # (T2 ⊗ … ⊗ TN) of the rows already solved, the last row first
+        images: list[Array] = []  # (T2 ⊗ … ⊗ TN) of the rows already solved, the first row first
         for i in reversed(range(first.shape[0])):
             right = b[i, ...]
-            for j, image in zip(reversed(range(first.shape[0])), images, strict=False):
-                right = right - (scale * first[i, j]) * image
+            if images:
+                known = xp.tensordot(first[i, i + 1 :], xp.stack(images), axes=1)
+                right = right - scale * known
             row = self._substitute(rest, scale * first[i, i], right)
-            rows.append(row)
+            rows.insert(0, row)
             flat = xp.reshape(row, (below.shape[1], row.shape[-1]))
-            images.append(xp.reshape(below._matmat(flat), row.shape))
-        return xp.stack(rows[::-1])
+            images.insert(0, xp.reshape(below._matmat(flat), row.shape))
+        return xp.stack(rows)
 
     @cached
     def _eigenvalues(self) -> Array:
-        xp = self.backend.xp
-        values = outer(
-            [xp.linalg.diagonal(triangle) for triangle, _ in self.base.kept_schur], self.base.scale
-        )
-        return values + rescale(xp.ones_like(values), [self.shift])
-
-    @property
-    def _basis(self) -> KroneckerOperator:
-        return KroneckerOperator([z for _, z in self.base.kept_schur], check_finite=False)
-
-    @property
-    def _scale(self) -> Array:
-        triangle = self.base.kept_schur[0][0]
-        return self.backend.xp.asarray(self.base.scale, dtype=triangle.dtype, device=self.device)
+        diagonals = [self.backend.xp.linalg.diagonal(t) for t, _ in self.base.kept_schur]
+        values = outer(diagonals, self.base.scale)
+        return values + rescale(self.backend.xp.ones_like(values), [self.shift])

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import cmath
 import dataclasses
 import math
 from typing import Any
 
+from kronops.backends import is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.errors import LinAlgError
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
 from kronops.operators.identity import IdentityOperator
+from kronops.scalars import (
+    Scalar,
+    binary_exponent,
+    conjugate,
+    is_real,
+    real_if_real,
+    scalar_power,
+    unit_power,
+)
 from kronops.scaling import rescale
 from kronops.vectors import Shape
 
-__all__ = ["ScaledOperator", "identity_multiple", "real_if_real", "scalar_power", "unit_power"]
+__all__ = ["ScaledOperator", "identity_multiple"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -26,6 +35,7 @@ class ScaledOperator(LinearOperator):
     Parameters
     ----------
     scalar : float or complex
+        Or an array without axes, where it is traced or differentiated.
     base : LinearOperator
 
     Examples
@@ -35,7 +45,7 @@ class ScaledOperator(LinearOperator):
     6.0
     """
 
-    scalar: float | complex
+    scalar: Scalar
     base: LinearOperator
 
     @property
@@ -52,7 +62,7 @@ class ScaledOperator(LinearOperator):
 
     @property
     def hermitian(self) -> bool:
-        return not isinstance(real_if_real(self.scalar), complex) and self.base.hermitian
+        return is_real(real_if_real(self.scalar)) and self.base.hermitian
 
     def _matmat(self, x: Array) -> Array:
         return rescale(self.base._matmat(x), [self.scalar])
@@ -61,13 +71,13 @@ class ScaledOperator(LinearOperator):
         return rescale(self.base._apply_last(x), [self.scalar])
 
     def _adjoint(self) -> LinearOperator:
-        return self.base.H * self.scalar.conjugate()
+        return self.base.H * conjugate(self.scalar)
 
     def _transpose(self) -> LinearOperator:
         return self.base.T * self.scalar
 
     def _inverse(self) -> LinearOperator:
-        if self.scalar == 0:
+        if self._is_zero:
             raise LinAlgError("0 times an operator is singular: there is no inverse")
         return self.base.inverse() * (1 / self.scalar)
 
@@ -76,13 +86,14 @@ class ScaledOperator(LinearOperator):
         n = self.shape[0]
         if n == 0:
             return sign, logabsdet
-        size = abs(self.scalar)
-        if size == 0:
+        if self._is_zero:
             return sign * 0.0, logabsdet * 0.0 - math.inf
-        return rescale(sign, [unit_power(self.scalar / size, n)]), logabsdet + n * math.log(size)
+        size = abs(self.scalar)
+        log = self.backend.xp.log(size) if is_array(size) else math.log(size)
+        return rescale(sign, [unit_power(self.scalar / size, n)]), logabsdet + n * log
 
     def _exponent(self) -> int:
-        return self.base._exponent() + math.frexp(abs(self.scalar))[1]
+        return self.base._exponent() + binary_exponent(self.scalar)
 
     def _trace(self) -> Array:
         return rescale(self.base._trace(), [self.scalar])
@@ -101,19 +112,18 @@ class ScaledOperator(LinearOperator):
         return rescale(values, [self.scalar]), basis
 
     def _power(self, p: float) -> LinearOperator:
-        if self.scalar == 0 and p < 0:
+        if self._is_zero and p < 0:
             raise LinAlgError(f"0 times an operator is singular: it has no power {p}")
         if isinstance(self.base, DenseOperator):
             return self._densified.power(p)
-        if p.is_integer() or (not isinstance(self.scalar, complex) and self.scalar > 0):
+        if p.is_integer() or self._is_positive:
             return self.base.power(p) * scalar_power(self.scalar, p)
         return super()._power(p)
 
     def _cholesky(self) -> LinearOperator:
-        scalar = real_if_real(self.scalar)
-        if isinstance(scalar, complex) or scalar <= 0:
+        if not self._is_positive:
             return super()._cholesky()
-        return self.base.cholesky() * math.sqrt(scalar)
+        return self.base.cholesky() * scalar_power(real_if_real(self.scalar), 0.5)
 
     @cached
     def _densified(self) -> LinearOperator:
@@ -121,38 +131,29 @@ class ScaledOperator(LinearOperator):
             return self.base.with_matrix(rescale(self.base.matrix, [self.scalar]))
         return super()._densified
 
-    def _shifted(self, scalar: float | complex) -> LinearOperator:
+    def _shifted(self, scalar: Scalar) -> LinearOperator:
         if isinstance(self.base, DenseOperator):
             return self._densified._shifted(scalar)
-        if self.scalar == 0 or not math.isfinite(abs(scalar / self.scalar)):
+        plain = not is_array(self.scalar) and not is_array(scalar)
+        if plain and (self._is_zero or not math.isfinite(abs(scalar / self.scalar))):
             return super()._shifted(scalar)
         return self.base._shifted(scalar / self.scalar) * self.scalar
 
+    @property
+    def _is_zero(self) -> bool:
+        return not is_array(self.scalar) and self.scalar == 0
 
-def scalar_power(scalar: float | complex, p: float) -> float | complex:
-    """``scalar ** p``; `OverflowError` where it is too large or too small for a float."""
-    try:
-        made: float | complex = scalar ** (int(p) if p.is_integer() else p)
-    except OverflowError:
-        made = 0.0
-    if made == 0 and scalar != 0:
-        raise OverflowError(f"{scalar} to the power {p} is out of the range of a float")
-    return made
-
-
-def real_if_real(scalar: float | complex) -> float | complex:
-    """A complex scalar without imaginary part as a float."""
-    return scalar.real if isinstance(scalar, complex) and scalar.imag == 0 else scalar
+    @property
+    def _is_positive(self) -> bool:
+        scalar = real_if_real(self.scalar)
+        if is_array(scalar):
+            scalar = self.backend.values(scalar)
+        if scalar is None:
+            return is_real(self.scalar)
+        return is_real(scalar) and bool(scalar > 0)
 
 
-def unit_power(phase: float | complex, n: int) -> float | complex:
-    """``phase ** n`` for a number of magnitude one and an exact integer of any size."""
-    if isinstance(phase, complex):
-        return cmath.exp(1j * math.fmod(cmath.phase(phase) * n, 2 * math.pi))
-    return phase if n % 2 else 1.0
-
-
-def identity_multiple(op: LinearOperator) -> float | complex | None:
+def identity_multiple(op: LinearOperator) -> Scalar | None:
     """``c`` if ``op`` is ``c·I`` by its structure, else None."""
     if isinstance(op, IdentityOperator):
         return 1.0

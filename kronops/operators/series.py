@@ -10,11 +10,12 @@ from typing import Any
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.caching import cached
-from kronops.checks import as_matrix, as_nonnegative, epsilon, is_hermitian
+from kronops.checks import as_matrix, epsilon, is_hermitian
 from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 from kronops.operator import LinearOperator
 from kronops.operators.diagonal import DiagonalOperator
+from kronops.scalars import Scalar, as_nonnegative
 from kronops.series_sums import stein_powers, stein_solve, weights
 from kronops.vectors import as_layout, in_layout
 
@@ -226,8 +227,8 @@ class SeriesOperator(LinearOperator):
 
     def _refuse_zeros(self, f: Array) -> None:
         smallest = 4 * epsilon(f) * self.timesteps
-        visible = self.backend.values_visible(f)
-        if visible and self.shape[0] and float(self.backend.xp.min(f)) <= smallest:
+        values = self.backend.values(f)
+        if values is not None and self.shape[0] and float(self.backend.xp.min(values)) <= smallest:
             raise LinAlgError(
                 "the series block is singular: a correlation of -1 over an even number of steps; "
                 "add damping"
@@ -243,8 +244,8 @@ class SeriesOperator(LinearOperator):
         xp, s = self.backend.xp, self._stationary
         smallest = 4 * epsilon(s.gaps)
         closed = s.gaps < smallest
-        infinite = closed & (xp.abs(1 - s.alignments) > 0.5)
-        if self.backend.values_visible(s.gaps) and bool(xp.any(infinite)):
+        infinite = self.backend.values(closed & (xp.abs(1 - s.alignments) > 0.5))
+        if infinite is not None and bool(xp.any(infinite)):
             raise LinAlgError(
                 "the series block of option 2 is singular: lag moments of norm 1 whose "
                 "correlation is not +1; add damping"
@@ -276,7 +277,7 @@ class SeriesOperator(LinearOperator):
         squares = _Pair(xp.abs(c.forward.a) ** 2, xp.abs(c.forward.g) ** 2)
         return xp.reshape(squares.apply(c.f), (-1,))
 
-    def _factored(self, value: float, pi: str | float) -> LinearOperator:
+    def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
         sides = zip((self.input_moments, self.output_moments), self.factor_damping, strict=True)
         trace = self.backend.xp.linalg.trace
         means = [mean_eigenvalue(trace(c0), c0.shape[0]) + d for (c0, _), d in sides]
@@ -356,10 +357,10 @@ def _side(moments: Moments, damping: float, name: str) -> _Side:
     n = c0.shape[0]
     identity = xp.eye(n, dtype=c0.dtype, device=backend.device(c0))
     variances, basis = backend.eigh(0.5 * c0 + 0.5 * adjoint(c0) + damping * identity)
-    eps, visible = epsilon(c0), backend.values_visible(variances) and n > 0
+    eps, seen = epsilon(c0), backend.values(variances)
     condition = 1.0
-    if visible:
-        smallest, largest = float(xp.min(variances)), float(xp.max(variances))
+    if seen is not None and n:
+        smallest, largest = float(xp.min(seen)), float(xp.max(seen))
         if smallest <= eps / 4 * largest or largest <= 0:
             what = "not positive semidefinite" if smallest < -n * eps * largest else "singular"
             raise LinAlgError(f"{name}[0] ({n} x {n}) is {what}: add damping (factor_damping)")
@@ -372,8 +373,9 @@ def _side(moments: Moments, damping: float, name: str) -> _Side:
             )
     root = xp.sqrt(variances)
     lag = xp.matmul(xp.matmul(adjoint(basis), c1), basis) / root[:, None] / root
-    if visible:
-        norm = float(xp.linalg.matrix_norm(lag, ord=2))
+    seen = backend.values(lag)
+    if seen is not None and n:
+        norm = float(xp.linalg.matrix_norm(seen, ord=2))
         if norm > 1 + 100 * eps * condition:
             raise ValueError(
                 f"{name}: the lag moment C1 does not belong to C0, for C0^(-1/2) C1 C0^(-1/2) has "
@@ -393,7 +395,7 @@ def _as_moments(moments: Any, name: str, check_finite: bool) -> Moments:
             f"{name} have shapes {tuple(c0.shape)} and {tuple(c1.shape)}: "
             f"two square matrices of one size are needed"
         )
-    if backend_of(c0).values_visible(c0) and not is_hermitian(c0):
+    if backend_of(c0).values(c0) is not None and not is_hermitian(c0):
         raise ValueError(f"{name}[0] does not equal its adjoint: a second moment does")
     return c0, c1
 

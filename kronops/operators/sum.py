@@ -11,6 +11,7 @@ from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.operator import LinearOperator, common_shape
 from kronops.operators.scaled import identity_multiple
+from kronops.scalars import Scalar
 from kronops.vectors import Shape
 
 __all__ = ["SumOperator"]
@@ -75,7 +76,7 @@ class SumOperator(LinearOperator):
     def _transpose(self) -> LinearOperator:
         return self._total([term.T for term in self.terms])
 
-    def _scaled(self, scalar: float | complex) -> LinearOperator | None:
+    def _scaled(self, scalar: Scalar) -> LinearOperator | None:
         return self._total([scalar * term for term in self.terms])
 
     def _exponent(self) -> int:

@@ -590,7 +590,7 @@ def test_another_damping_reuses_the_decomposition(monkeypatch: pytest.MonkeyPatc
 def test_nothing_is_kept_while_values_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = filled(ZOO["dense, kronecker"])
     with monkeypatch.context() as patch:
-        patch.setattr(NumpyBackend, "values_visible", lambda self, array: False)
+        patch.setattr(NumpyBackend, "is_tracked", lambda self, array: True)
         traced = layer.operator(0.0, "exact")
     assert layer.operator(0.0, "exact") is not traced
     assert layer._kept("exact") is layer._kept("factored")

@@ -1,0 +1,193 @@
+"""JAX: what is traced and what is not, LAPACK, and rules for derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg as jsl
+import numpy as np
+import scipy.linalg
+
+from kronops.backends.standard import Array, Backend, Gradients, LinearSystem, Number
+from kronops.errors import LinAlgError
+
+__all__ = ["JaxBackend"]
+
+
+class JaxBackend(Backend):
+    """`jax.Array`, also under `jit`, `vmap` and `grad`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from kronops.backends import backend_of
+    >>> backend_of(jnp.zeros(2))
+    JaxBackend('jax')
+    """
+
+    tracks = True
+
+    def __init__(self, name: str, xp: Any) -> None:
+        super().__init__(name, xp)
+        self._one = np.float32(1)
+
+    # -- values, traces, derivatives -----------------------------------------------------------
+
+    def values(self, array: Array) -> Array | None:
+        """The array below derivatives; None under `jit` and for what `vmap` has batched."""
+        if isinstance(array, jax.core.Tracer):
+            array = array.to_concrete_value()
+        return None if array is None or self._staging() else array
+
+    def is_tracked(self, array: Array) -> bool:
+        """Whether the array is a tracer."""
+        return isinstance(array, jax.core.Tracer)
+
+    def eager(self) -> AbstractContextManager[Any]:
+        """Evaluation in the midst of a trace."""
+        return jax.ensure_compile_time_eval()
+
+    def linear_solve(self, system: LinearSystem, b: Array) -> Array:
+        """The solution, by ``custom_linear_solve`` where something is traced."""
+        if not any(self.is_tracked(array) for array in (b, *system.arrays)):
+            return system.solve(b)
+        return jax.lax.custom_linear_solve(
+            system.multiply,
+            b,
+            lambda _, right: system.solve(right),
+            lambda _, right: system.transpose().solve(right),
+        )
+
+    def with_gradients(
+        self, function: Number, gradients: Gradients, arrays: Sequence[Array]
+    ) -> Array:
+        """By a custom rule that can be differentiated once."""
+        number = jax.custom_jvp(lambda *arrays: function(arrays))
+
+        @number.defjvp  # type: ignore[untyped-decorator]
+        def _(primals: Any, tangents: Any) -> Any:
+            made = gradients(primals)
+            change = sum(jnp.sum(g * t) for g, t in zip(made, tangents, strict=True))
+            value = number(*primals)
+            return value, jnp.asarray(change, dtype=value.dtype)
+
+        return number(*arrays)
+
+    def register_container(self, kind: type, flatten: Any, unflatten: Any) -> None:
+        """As a pytree."""
+        jax.tree_util.register_pytree_with_keys(
+            kind,
+            lambda container: _with_keys(*flatten(container)),
+            lambda static, parts: unflatten(kind, static, parts),
+            flatten_func=lambda container: _without_keys(*flatten(container)),
+        )
+
+    def _staging(self) -> bool:
+        """Whether what is computed now is recorded and not evaluated: inside `jit`."""
+        return isinstance(jax.lax.neg(self._one), jax.core.Tracer)
+
+    # -- what an array is ----------------------------------------------------------------------
+
+    def copy(self, array: Array) -> Array:
+        """The array itself, which nobody can write to."""
+        return array
+
+    def device(self, array: Array) -> Any:
+        """None for tracers: the compiler places them."""
+        return None if self.is_tracked(array) else array.device
+
+    def same_device(self, array: Array, device: Any) -> bool:
+        """Whether the array lives on ``device``, as far as this is decided."""
+        own = self.device(array)
+        return own is None or device is None or bool(own == device)
+
+    def to_device(self, array: Array, device: Any) -> Array:
+        """By ``device_put``."""
+        return jax.device_put(array, device)
+
+    def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
+        """A copy on the host."""
+        return np.asarray(array)
+
+    def from_numpy(self, array: np.ndarray[Any, Any], device: Any = None) -> Array:
+        """A copy; `TypeError` rather than a smaller dtype."""
+        made = jax.dtypes.canonicalize_dtype(array.dtype)
+        if made != array.dtype:
+            raise TypeError(
+                f"JAX makes {made} of {array.dtype}: cast the operator first (op.astype), or "
+                f'allow double precision: jax.config.update("jax_enable_x64", True)'
+            )
+        return jnp.array(array, device=device)
+
+    # -- factorisations ------------------------------------------------------------------------
+
+    def solve_triangular(
+        self, matrix: Array, b: Array, *, lower: bool, adjoint: bool = False
+    ) -> Array:
+        """``jax.scipy.linalg.solve_triangular``."""
+        matrix, b = self.promote(matrix, b)
+        return jsl.solve_triangular(matrix, b, lower=lower, trans=2 if adjoint else 0)
+
+    def cholesky_solve(self, lower: Array, b: Array) -> Array:
+        """``jax.scipy.linalg.cho_solve``."""
+        lower, b = self.promote(lower, b)
+        return jsl.cho_solve((lower, True), b)
+
+    def lu(self, matrix: Array) -> Any:
+        """``jax.scipy.linalg.lu_factor``."""
+        factors, pivots = jsl.lu_factor(self.wide(matrix))
+        pivot_values = self.values(jnp.diagonal(factors))
+        if pivot_values is not None and not bool(jnp.all(pivot_values != 0)):
+            raise LinAlgError("the matrix is singular")
+        return factors, pivots
+
+    def lu_solve(self, factors: Any, b: Array, *, adjoint: bool = False) -> Array:
+        """``jax.scipy.linalg.lu_solve``."""
+        matrix, b = self.promote(factors[0], b)
+        solved = jsl.lu_solve((matrix, factors[1]), b, trans=2 if adjoint else 0)
+        return jnp.where(jnp.all(jnp.diagonal(matrix) != 0), solved, jnp.nan)
+
+    def lu_slogdet(self, factors: Any) -> tuple[Array, Array]:
+        """Read off the triangle; each row exchange changes the sign."""
+        matrix, pivots = factors
+        diagonal = jnp.diagonal(matrix)
+        exchanges = jnp.sum(pivots != jnp.arange(diagonal.shape[0]))
+        magnitudes = jnp.abs(diagonal)
+        sign = jnp.prod(diagonal / magnitudes) * (1 - 2 * (exchanges % 2))
+        return sign.astype(matrix.dtype), jnp.sum(jnp.log(magnitudes))
+
+    def schur(self, matrix: Array) -> tuple[Array, Array]:
+        """JAX's on CPUs, on the host elsewhere; without derivatives."""
+        triangle, basis = jax.lax.platform_dependent(
+            self.wide(matrix),
+            cpu=lambda a: tuple(jsl.schur(a, "complex")),
+            default=self._schur_on_host,
+        )
+        return triangle, basis
+
+    def _schur_on_host(self, matrix: Array) -> Any:
+        dtype = jnp.result_type(matrix.dtype, jnp.complex64)
+
+        def by_scipy(host: Any) -> Any:
+            stack = np.asarray(host).reshape(-1, *host.shape[-2:])
+            pairs = zip(*(scipy.linalg.schur(part, "complex") for part in stack), strict=True)
+            return tuple(np.reshape(parts, host.shape).astype(dtype) for parts in pairs)
+
+        both = (jax.ShapeDtypeStruct(matrix.shape, dtype),) * 2
+        return jax.pure_callback(by_scipy, both, matrix, vmap_method="expand_dims")
+
+
+def _complex_schur(matrix: Array) -> Any:
+    return tuple(jsl.schur(matrix, "complex"))
+
+
+def _with_keys(fields: dict[str, Any], static: Any) -> Any:
+    return [(jax.tree_util.GetAttrKey(name), part) for name, part in fields.items()], static
+
+
+def _without_keys(fields: dict[str, Any], static: Any) -> Any:
+    return list(fields.values()), static

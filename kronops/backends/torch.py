@@ -1,0 +1,257 @@
+"""PyTorch: LAPACK and its GPU kin without exceptions on the device, and autograd's rules."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch._C import _functorch as functorch
+
+from kronops.backends.standard import Array, Backend, Gradients, LinearSystem, Number
+from kronops.errors import LinAlgError
+
+__all__ = ["TorchBackend"]
+
+
+class TorchBackend(Backend):
+    """`torch.Tensor`, on any device, in autograd and under `torch.func`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kronops.backends import backend_of
+    >>> backend_of(torch.zeros(2))
+    TorchBackend('torch')
+    """
+
+    tracks = True
+
+    # -- values, traces, derivatives -----------------------------------------------------------
+
+    def values(self, array: Array) -> Array | None:
+        """The tensor detached; None in `torch.compile`, on the meta device and under `vmap`."""
+        if torch.compiler.is_compiling() or array.device.type == "meta":
+            return None
+        while functorch.is_functorch_wrapped_tensor(array):
+            if functorch.is_batchedtensor(array):
+                return None
+            array = functorch.get_unwrapped(array)
+        with torch._C._DisableFuncTorch():  # which would wrap the result again
+            return array.detach()
+
+    def is_tracked(self, array: Array) -> bool:
+        """Whether autograd, `torch.func` or the compiler follows the tensor."""
+        return bool(
+            torch.compiler.is_compiling()
+            or array.requires_grad
+            or functorch.is_functorch_wrapped_tensor(array)
+        )
+
+    @contextlib.contextmanager
+    def eager(self) -> Iterator[None]:
+        """Outside `torch.func` and inference mode."""
+        if torch.compiler.is_compiling():
+            yield
+            return
+        with torch._C._DisableFuncTorch(), torch.inference_mode(False):
+            yield
+
+    def linear_solve(self, system: LinearSystem, b: Array) -> Array:
+        """The solution, by an autograd function where something is tracked."""
+        arrays = system.arrays
+        if not any(self.is_tracked(array) for array in (b, *arrays)):
+            return system.solve(b)
+        if torch.compiler.is_compiling():
+            return system.solve(b)
+        return _Solve.apply(system, b, *arrays)
+
+    def with_gradients(
+        self, function: Number, gradients: Gradients, arrays: Sequence[Array]
+    ) -> Array:
+        """By an autograd function that can be differentiated once."""
+        return _Number.apply(function, gradients, *arrays)
+
+    # -- what an array is ----------------------------------------------------------------------
+
+    def plain(self, array: Array, name: str) -> Array:
+        """A strided tensor."""
+        if array.layout != torch.strided:
+            raise TypeError(f"{name} is a sparse tensor: make it dense first (tensor.to_dense())")
+        return array
+
+    def copy(self, array: Array) -> Array:
+        """A clone, through which gradients flow."""
+        return array.clone()
+
+    def device(self, array: Array) -> Any:
+        """The tensor's own."""
+        return array.device
+
+    def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
+        """A copy on the host, out of autograd."""
+        if array.dtype == torch.bfloat16:
+            raise TypeError("NumPy has no bfloat16: cast the operator first (op.astype('float32'))")
+        host: np.ndarray[Any, Any] = array.detach().cpu().resolve_conj().resolve_neg().numpy()
+        return host
+
+    def from_numpy(self, array: np.ndarray[Any, Any], device: Any = None) -> Array:
+        """A tensor with memory of its own."""
+        return torch.tensor(array, device=device)
+
+    # -- factorisations ------------------------------------------------------------------------
+
+    def cholesky(self, matrix: Array) -> Array:
+        """``cholesky_ex``; NaN where the failure cannot be seen."""
+        factor, info = torch.linalg.cholesky_ex(self.wide(matrix))
+        failure = self.values(info)
+        if failure is not None:
+            if bool(failure != 0) or not bool(torch.all(torch.isfinite(factor.detach()))):
+                raise LinAlgError("the matrix is not positive definite")
+            return factor
+        return torch.where(info[..., None, None] == 0, factor, torch.nan)
+
+    def solve_triangular(
+        self, matrix: Array, b: Array, *, lower: bool, adjoint: bool = False
+    ) -> Array:
+        """``torch.linalg.solve_triangular``."""
+        matrix, b = self.promote(matrix, b)
+        matrix, upper = (matrix.mH, lower) if adjoint else (matrix, not lower)
+        return torch.linalg.solve_triangular(matrix, b, upper=upper)
+
+    def cholesky_solve(self, lower: Array, b: Array) -> Array:
+        """``torch.cholesky_solve``."""
+        lower, b = self.promote(lower, b)
+        return torch.cholesky_solve(b, lower)
+
+    def lu(self, matrix: Array) -> Any:
+        """``lu_factor_ex``."""
+        factors, pivots, info = torch.linalg.lu_factor_ex(self.wide(matrix))
+        failure = self.values(info)
+        if failure is not None and bool(failure != 0):
+            raise LinAlgError("the matrix is singular")
+        return factors, pivots
+
+    def lu_solve(self, factors: Any, b: Array, *, adjoint: bool = False) -> Array:
+        """``torch.linalg.lu_solve``."""
+        matrix, b = self.promote(factors[0], b)
+        solved = torch.linalg.lu_solve(matrix, factors[1], b, adjoint=adjoint)
+        if self.values(matrix) is not None:
+            return solved
+        return torch.where(torch.all(torch.linalg.diagonal(matrix) != 0), solved, torch.nan)
+
+    def lu_slogdet(self, factors: Any) -> tuple[Array, Array]:
+        """Read off the triangle; each row exchange changes the sign."""
+        matrix, pivots = factors
+        diagonal = torch.linalg.diagonal(matrix)
+        steps = torch.arange(1, diagonal.shape[-1] + 1, device=pivots.device)
+        parity = 1 - 2 * (torch.sum(pivots != steps, dim=-1) % 2)
+        magnitudes = torch.abs(diagonal)
+        sign = torch.prod(diagonal / magnitudes, dim=-1) * parity
+        return sign, torch.sum(torch.log(magnitudes), dim=-1)
+
+    def schur(self, matrix: Array) -> tuple[Array, Array]:
+        """On the host, also for batches; without derivatives."""
+        if not self.is_tracked(matrix):
+            return super().schur(matrix)
+        triangle, basis = _Schur.apply(self, matrix)
+        return triangle, basis
+
+    def adjoint(self, matrix: Array) -> Array:
+        """The conjugate transpose of the last two axes."""
+        if matrix.is_complex() and functorch.is_functorch_wrapped_tensor(matrix):
+            return torch.complex(matrix.mT.real, -matrix.mT.imag)  # conj has no batching rule
+        return matrix.mH
+
+
+class _Solve(torch.autograd.Function):  # type: ignore[misc]
+    """``x = M⁻¹ b``: ``b̄ = M⁻ᴴ x̄``, and the arrays of ``M`` get the pullback of ``−b̄ xᴴ``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(system: Any, b: Array, *arrays: Array) -> Array:
+        wrapped = functorch.is_functorch_wrapped_tensor
+        if any(wrapped(array) for array in (b, *arrays, *system.arrays)):
+            return system.with_arrays(arrays).solve(b)
+        return system.solve(b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Array) -> None:
+        ctx.system = inputs[0]
+        ctx.save_for_backward(output, *inputs[1:])
+        ctx.save_for_forward(output, *inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Array) -> Any:
+        x, b, *arrays = ctx.saved_tensors
+        system = ctx.system.with_arrays(arrays)
+        backend = ctx.system.backend
+        b_gradient = backend.linear_solve(system.transpose(), gradient.conj()).conj()
+        _, pull = torch.func.vjp(lambda *made: system.with_arrays(made).multiply(x), *arrays)
+        gradients = pull(-b_gradient)
+        real = not b.is_complex() and b_gradient.is_complex()
+        return None, b_gradient.real if real else b_gradient, *gradients
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, b_change: Array | None, *changes: Array | None) -> Array:
+        x, b, *arrays = ctx.saved_tensors
+        system = ctx.system.with_arrays(arrays)
+        right = torch.zeros_like(b) if b_change is None else b_change
+        moved = tuple(
+            torch.zeros_like(array) if change is None else change
+            for array, change in zip(arrays, changes, strict=True)
+        )
+        product = lambda *made: system.with_arrays(made).multiply(x)  # noqa: E731
+        _, change = torch.func.jvp(product, tuple(arrays), moved)
+        return ctx.system.backend.linear_solve(system, right - change)
+
+
+class _Number(torch.autograd.Function):  # type: ignore[misc]
+    """A complex number with given holomorphic gradients."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(function: Number, gradients: Gradients, *arrays: Array) -> Array:
+        return function(arrays)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Array) -> None:
+        ctx.gradients = inputs[1]
+        ctx.save_for_backward(*inputs[2:])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Array) -> Any:
+        arrays = ctx.saved_tensors
+        made = [gradient * g.conj() for g in ctx.gradients(arrays)]
+        parts = [g if array.is_complex() else g.real for g, array in zip(made, arrays, strict=True)]
+        return None, None, *parts
+
+
+class _Schur(torch.autograd.Function):  # type: ignore[misc]
+    """The Schur form on the host, one matrix at a time."""
+
+    @staticmethod
+    def forward(backend: TorchBackend, matrix: Array) -> Any:
+        return Backend.schur(backend, matrix)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept: there is no derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Array) -> Any:
+        raise TypeError(
+            "a Schur form has no derivative: give symmetric factors as "
+            "DenseOperator(matrix, 'symmetric') for eigenvectors instead"
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, backend: TorchBackend, matrix: Array) -> Any:
+        slices = [_Schur.apply(backend, part) for part in matrix.unbind(in_dims[1])]
+        stacked = tuple(torch.stack(parts) for parts in zip(*slices, strict=True))
+        return stacked, (0, 0)
