@@ -20,6 +20,7 @@ import numpy as np
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.errors import DensificationWarning, LinAlgError, LinAlgWarning
+from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
 from kronops.operators.diagonal import DiagonalOperator
@@ -366,6 +367,43 @@ def exact_damping(case: Case) -> None:
         _raises(TypeError, op.damped, other)
 
 
+def samples(case: Case) -> None:
+    """draws have the operator, or its inverse, as their covariance; refused if it is none"""
+    op, m = case.op, case.matrix
+    if not case.square or not case.moderate or not case.n:
+        return
+    smallest, largest = np.linalg.eigvalsh(m)[[0, -1]] if case.hermitian else (-1.0, 1.0)
+    if smallest < -10 * case.n * case.eps * abs(largest):
+        _raises(LinAlgError, lambda: op.sample(np.random.default_rng(0)))
+        return
+    draws = op.sample(np.random.default_rng(0), (2, 3))
+    assert draws.shape == (2, 3, case.n) and draws.dtype == op.dtype
+    if smallest > 10 * case.n * case.eps * largest or case.largest(m) == 0:
+        root = case.numpy(op._sample(_Units.of(case)))
+        case.close(case.backend.from_numpy(root @ root.conj().T), m, case.n * case.largest(m), 10)
+
+
+class _Units(Normals):
+    """Unit vectors for random numbers: what is made of them is the root that a draw applies."""
+
+    def __init__(self, case: Case, total: int) -> None:
+        super().__init__(case.backend, None, case.op.dtype, case.op.device, total)
+        self.given = 0
+
+    @staticmethod
+    def of(case: Case) -> _Units:
+        """As many as a draw asks for in all."""
+        rehearsal = _Units(case, 1)
+        case.op._sample(rehearsal)
+        return _Units(case, rehearsal.given)
+
+    def columns(self, n: int) -> Array:
+        """The next ``n`` rows of the identity."""
+        xp = self.backend.xp
+        start, self.given = self.given, self.given + n
+        return xp.eye(n, self.count, k=start, dtype=self.dtype, device=self.device)
+
+
 def nothing_is_shared(case: Case) -> None:
     """inputs are not written to, outputs do not alias them, fields cannot be set"""
     op = case.op
@@ -472,6 +510,7 @@ LAWS: tuple[Callable[[Case], None], ...] = (
     powers,
     hermitian_functions,
     exact_damping,
+    samples,
     nothing_is_shared,
     copies,
     refusals,

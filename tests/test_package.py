@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import statistics
@@ -27,7 +28,7 @@ PACKAGE = ROOT / "kronops"
 FLOORS = (
     ("kronops.errors",),
     ("kronops.backends",),
-    ("kronops.checks", "kronops.scalars", "kronops.scaling", "kronops.tree", "kronops.vectors"),
+    ("kronops.checks", "kronops.normals", "kronops.scalars", "kronops.scaling", "kronops.tree", "kronops.vectors"),
     ("kronops.caching", "kronops.columns", "kronops.damping", "kronops.factorisation"),
     ("kronops.linear_system",),
     ("kronops.series_sums", "kronops.spectrum"),
@@ -36,18 +37,21 @@ FLOORS = (
     ("kronops.algebra",),
     ("kronops",),
     ("kronops.linalg", "kronops.testing"),
-    ("kronops.kfac",),
+    ("kronops.kfac", "kronops.lineax"),
 )
 # Operators that only kronops makes: they stand for results, and have no public constructor.
 INTERNAL_OPERATORS = {"KroneckerSchurOperator", "PermutationOperator"}
-# Whatever the user brings is imported by its backend, and by nothing else.
+# Whatever the user brings is imported by its backend or adapter, and by nothing else.
 ARRAY_LIBRARIES = {"array_api_strict", "cupy", "cupyx", "dask", "jax", "jaxlib", "torch"}
+ARRAY_LIBRARIES |= {"equinox", "lineax"}
 # Modules that import such a library, which need not be installed.
 FOR_SOME = {f"kronops.backends.{name}" for name in ("cupy", "dask", "jax", "torch")}
 FOR_SOME |= {"kronops.lineax"}
 NOT_AT_IMPORT = ARRAY_LIBRARIES | {"hypothesis", "matplotlib", "pytest", "sklearn", "tqdm"}
 
 PUBLIC_MODULES = (kronops, kronops.kfac, kronops.linalg, kronops.testing)
+if importlib.util.find_spec("lineax"):
+    PUBLIC_MODULES += (importlib.import_module("kronops.lineax"),)
 # Classes and functions; what else is public speaks for itself.
 PUBLIC = [
     pytest.param(getattr(module, name), id=f"{module.__name__}.{name}")
@@ -233,12 +237,12 @@ class TestFloors:
                     upward.append(f"{name} imports {imported}")
         assert upward == []
 
-    def test_array_libraries_are_imported_by_backends_alone(self):
+    def test_array_libraries_are_imported_by_backends_and_adapters_alone(self):
         known = modules()
         assert [
             f"{name} imports {imported}"
             for name, path in known.items()
-            if not name.startswith("kronops.backends.")
+            if name not in FOR_SOME
             for imported in imports(name, path, known)
             if imported.partition(".")[0] in ARRAY_LIBRARIES
         ] == []

@@ -180,6 +180,24 @@ class JaxBackend(Backend):
         both = (jax.ShapeDtypeStruct(matrix.shape, dtype),) * 2
         return jax.pure_callback(by_scipy, both, matrix, vmap_method="expand_dims")
 
+    # -- random numbers ------------------------------------------------------------------------
+
+    random_sources = "a jax.random key or a numpy.random.Generator"
+
+    def normal(
+        self, source: Any, shape: tuple[int, ...], dtype: Any, device: Any
+    ) -> tuple[Array, Any]:
+        """From a key, which is split; a NumPy generator would be run once for all under `jit`."""
+        if isinstance(source, jax.Array):
+            key, following = jax.random.split(source)
+            drawn = jax.random.normal(key, shape, dtype)
+            return (drawn if device is None else jax.device_put(drawn, device)), following
+        if self._staging():
+            raise TypeError(
+                f"key_or_rng is a {type(source).__name__}: under jax.jit a jax.random key is needed"
+            )
+        return super().normal(source, shape, dtype, device)
+
 
 def _complex_schur(matrix: Array) -> Any:
     return tuple(jsl.schur(matrix, "complex"))

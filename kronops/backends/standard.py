@@ -114,6 +114,36 @@ class Backend:
     def register_container(self, kind: type, flatten: Any, unflatten: Any) -> None:
         """Let the library see the arrays in a kind of container, where it has such a notion."""
 
+    # -- arrays in chunks ----------------------------------------------------------------------
+
+    def chunk_backend(self, array: Array) -> Backend:
+        """The library of the array's chunks: this one, where arrays are not in chunks."""
+        return self
+
+    def map_vectors(
+        self,
+        method: Callable[[Array], Array],
+        x: Array,
+        axis: int,
+        like: Array,
+        by_parts: Callable[[Array], Array] | None = None,
+    ) -> Array:
+        """``method(x)``, chunk by chunk, for a method that acts on vectors along an axis.
+
+        Parameters
+        ----------
+        method : callable
+            A method of an object that never changes; acts on arrays of `chunk_backend`.
+        x : array
+        axis : int
+            Negative.
+        like : array of `chunk_backend`
+            What ``method`` gives for no vectors: its dtype, and its size along the axis.
+        by_parts : callable, optional
+            Gives the same for arrays of this library, whose chunks need not hold whole vectors.
+        """
+        return method(x)
+
     # -- what an array is ----------------------------------------------------------------------
 
     def kind(self, dtype: Any) -> str:
@@ -226,6 +256,24 @@ class Backend:
         triangle, basis = scipy.linalg.schur(self.to_numpy(matrix), output="complex")
         device = self.device(matrix)
         return self.from_numpy(triangle, device), self.from_numpy(basis, device)
+
+    # -- random numbers ------------------------------------------------------------------------
+
+    def normal(
+        self, source: Any, shape: tuple[int, ...], dtype: Any, device: Any
+    ) -> tuple[Array, Any]:
+        """Standard normal numbers of a real dtype, and the source for the next ones."""
+        if not isinstance(source, np.random.Generator):
+            raise TypeError(
+                f"key_or_rng is of type {type(source).__name__}: {self.random_sources} is needed"
+            )
+        drawn = source.standard_normal(shape, self._host_dtype(dtype))
+        return self.xp.astype(self.from_numpy(drawn, device), dtype, copy=False), source
+
+    random_sources = "a numpy.random.Generator"  # as error messages say it
+
+    def _host_dtype(self, dtype: Any) -> Any:
+        return np.float64 if self.xp.finfo(dtype).bits == 64 else np.float32
 
     # -- small things the standard spells at length --------------------------------------------
 

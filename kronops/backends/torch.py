@@ -163,7 +163,24 @@ class TorchBackend(Backend):
         """The conjugate transpose of the last two axes."""
         if matrix.is_complex() and functorch.is_functorch_wrapped_tensor(matrix):
             return torch.complex(matrix.mT.real, -matrix.mT.imag)  # conj has no batching rule
-        return matrix.mH
+        return torch.adjoint(matrix)  # mH as an attribute is one that the compiler guards by id
+
+    # -- random numbers ------------------------------------------------------------------------
+
+    random_sources = "a torch.Generator or a numpy.random.Generator"
+
+    def normal(
+        self, source: Any, shape: tuple[int, ...], dtype: Any, device: Any
+    ) -> tuple[Array, Any]:
+        """From a `torch.Generator` on the operator's device."""
+        if not isinstance(source, torch.Generator):
+            return super().normal(source, shape, dtype, device)
+        if source.device.type != device.type:
+            raise TypeError(
+                f"key_or_rng is a torch.Generator on {source.device}, the operator on {device}: "
+                f"torch.Generator({str(device)!r}) would do"
+            )
+        return torch.randn(shape, generator=source, dtype=dtype, device=device), source
 
 
 class _Solve(torch.autograd.Function):  # type: ignore[misc]

@@ -9,6 +9,7 @@ from typing import Any
 from kronops.backends import is_array
 from kronops.backends.standard import Array
 from kronops.columns import scaled_norm
+from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
 from kronops.operators.scaled import identity_multiple
@@ -121,6 +122,16 @@ class BlockDiagonalOperator(LinearOperator):
 
     def _cholesky(self) -> LinearOperator:
         return self._map(lambda block: block.cholesky())
+
+    def _root(self) -> LinearOperator:
+        if not self._square_blocks:
+            return super()._root()
+        return self._map(lambda block: block._root())
+
+    def _sample(self, normals: Normals) -> Array:
+        if not self._square_blocks:
+            return super()._sample(normals)
+        return self.backend.xp.concat([block._sample(normals) for block in self.operators])
 
     def _shifted(self, scalar: Scalar) -> LinearOperator:
         if not self._square_blocks:

@@ -196,6 +196,12 @@ class DenseOperator(LinearOperator):
         lower, certain = made.cholesky(), self._hermitian_or_nan
         return self.with_matrix(lower if certain is None else lower * certain, "general")
 
+    def _root(self) -> LinearOperator:
+        try:
+            return self._cholesky()
+        except LinAlgError:
+            return self.sqrt()  # semidefinite, or an error that says what is wrong
+
     # -- cheaper than the defaults -------------------------------------------------------------
 
     def _exponent(self) -> int:

@@ -145,6 +145,9 @@ class DiagonalOperator(LinearOperator):
         roots = self.backend.xp.sqrt(spectrum.require_positive(real, self._label))
         return self._with(self.backend.xp.astype(roots, self.dtype, copy=False))
 
+    def _root(self) -> LinearOperator:
+        return self._power(0.5)
+
     def _shifted(self, scalar: Scalar) -> LinearOperator:
         return self._with(self.entries + rescale(self.backend.xp.ones_like(self.entries), [scalar]))
 

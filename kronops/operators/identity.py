@@ -86,6 +86,9 @@ class IdentityOperator(LinearOperator):
     def _cholesky(self) -> LinearOperator:
         return self
 
+    def _root(self) -> LinearOperator:
+        return self
+
     def _slogdet(self) -> tuple[Array, Array]:
         return self._number(1.0), self._real_number(0.0)
 

@@ -87,6 +87,9 @@ class InverseOperator(LinearOperator):
     def _power(self, p: float) -> LinearOperator:
         return self.base.power(-p)
 
+    def _root(self) -> LinearOperator:
+        return self.base._root().inverse().H
+
     def _cholesky(self) -> LinearOperator:
         """With ``J`` the reversal and ``J M J = L Lᴴ``: ``M⁻¹ = (J L⁻ᴴ J)(J L⁻ᴴ J)ᴴ``."""
         if not isinstance(self.base, DenseOperator):

@@ -14,8 +14,10 @@ from kronops.caching import cached
 from kronops.checks import is_complex
 from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError
+from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator, same
+from kronops.operators.identity import IdentityOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator
 from kronops.scalars import (
@@ -241,6 +243,14 @@ class KroneckerOperator(LinearOperator):
         scale, factors = self._positive_parts()
         return self._with([factor.cholesky() for factor in factors], math.sqrt(scale))
 
+    def _root(self) -> LinearOperator:
+        if not self._square_factors:
+            return super()._root()
+        if self.scale == 0:
+            return self
+        scale, factors = self._positive_parts()
+        return self._with([factor._root() for factor in factors], math.sqrt(scale))
+
     def _positive_parts(self) -> tuple[float, list[LinearOperator]]:
         """Scale and factors of positive sign: two negative definite factors make a positive one."""
         signs = [-1.0 if _negative_corner(factor) else 1.0 for factor in self.factors]
@@ -411,6 +421,12 @@ def kron(*factors: Any) -> KroneckerOperator:
     KroneckerOperator(shape=(8, 15), dtype=float64, backend=numpy, children=[DenseOperator(2, 3), DenseOperator(4, 5)])
     """  # noqa: E501
     return KroneckerOperator(factors)
+
+
+def sample_of_sum(base: KroneckerOperator, shift: Scalar, normals: Normals) -> Array:
+    """Draws with covariance ``base + shift·I``: one for each term, without an eigenvector."""
+    identity = IdentityOperator(base.shape[0], like=next(tree.leaves(base)))
+    return base._sample(normals) + (identity * shift)._sample(normals)
 
 
 def as_factors(factors: Iterable[Any], name: str, check_finite: bool) -> tuple[LinearOperator, ...]:

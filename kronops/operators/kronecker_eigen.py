@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable
 from typing import Any
@@ -12,12 +13,14 @@ from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.checks import as_inexact, check_finite_values, epsilon, is_complex
 from kronops.columns import scaled_norm
+from kronops.errors import LinAlgError
 from kronops.linear_system import solve
+from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.dense import same
 from kronops.operators.diagonal import DiagonalOperator
 from kronops.operators.identity import IdentityOperator
-from kronops.operators.kronecker import KroneckerOperator, as_factors
+from kronops.operators.kronecker import KroneckerOperator, as_factors, sample_of_sum
 from kronops.operators.scaled import identity_multiple
 from kronops.scalars import Scalar, conjugate, is_real, real_if_real
 from kronops.scaling import exponent, rescale
@@ -234,6 +237,19 @@ class KroneckerEigenOperator(LinearOperator):
             return super()._norm(ord)
         magnitude = xp.abs(self.eigenvalues)
         return xp.max(magnitude) if ord == 2 and self.shape[0] else xp.sum(magnitude)
+
+    def _root(self) -> LinearOperator:
+        roots = spectrum.power(self._flat, 0.5, self._label)
+        return self.basis @ DiagonalOperator(roots, check_finite=False)
+
+    def _sample(self, normals: Normals) -> Array:
+        if self.base is None:
+            return super()._sample(normals)
+        if self.inverted:
+            return solve(self.inverse(), self.inverse()._sample(normals))
+        with contextlib.suppress(LinAlgError):  # base alone may be no covariance
+            return sample_of_sum(self.base, self.shift, normals)
+        return super()._sample(normals)
 
     # -- closed forms --------------------------------------------------------------------------
 

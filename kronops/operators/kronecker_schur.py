@@ -10,9 +10,10 @@ from kronops import spectrum
 from kronops.backends import is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached
+from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.diagonal import DiagonalOperator
-from kronops.operators.kronecker import KroneckerOperator
+from kronops.operators.kronecker import KroneckerOperator, sample_of_sum
 from kronops.scalars import Scalar, binary_exponent, conjugate
 from kronops.scaling import outer, rescale
 
@@ -159,6 +160,10 @@ class KroneckerSchurOperator(LinearOperator):
         made = basis._matmat(xp.reshape(solved, rotated.shape))
         real = not self._complex and self.backend.kind(x.dtype) != "complex floating"
         return xp.real(made) if real else made
+
+    def _sample(self, normals: Normals) -> Array:
+        """Of a product whose symmetry nobody can see; an error if it is seen to have none."""
+        return sample_of_sum(self.base, self.shift, normals)
 
     def _substitute(self, triangles: list[Array], scale: Array, b: Array) -> Array:
         """Solve ``(scale · T1 ⊗ … ⊗ TN + shift·I) X = B`` for ``B`` of shape ``(n1, …, nN, k)``."""

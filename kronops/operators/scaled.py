@@ -125,6 +125,13 @@ class ScaledOperator(LinearOperator):
             return super()._cholesky()
         return self.base.cholesky() * scalar_power(real_if_real(self.scalar), 0.5)
 
+    def _root(self) -> LinearOperator:
+        if self._is_zero:
+            return self
+        if not self._is_positive:
+            return super()._root()
+        return self.base._root() * scalar_power(real_if_real(self.scalar), 0.5)
+
     @cached
     def _densified(self) -> LinearOperator:
         if isinstance(self.base, DenseOperator):

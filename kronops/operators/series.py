@@ -13,6 +13,7 @@ from kronops.caching import cached
 from kronops.checks import as_matrix, epsilon, is_hermitian
 from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError, LinAlgWarning, warn
+from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.diagonal import DiagonalOperator
 from kronops.scalars import Scalar, as_nonnegative
@@ -206,14 +207,35 @@ class SeriesOperator(LinearOperator):
 
     def _multiply_stationary(self, v: Array) -> Array:
         """``T (S⊗S)(I−Φᴴ)⁻¹(I−ΦᴴΦ)(I−Φ)⁻¹(S⊗S) v``: the form that keeps its digits."""
-        adjoint = self.backend.adjoint
-        a, g = self._sides
-        basis, right = _Pair(a.basis, g.basis), self._stationary.right
-        roots = self.backend.xp.sqrt(a.variances)[:, None] * self.backend.xp.sqrt(g.variances)
-        v = stein_solve(self._doublings, roots * basis.adjoint().apply(v))
+        right = self._stationary.right
+        v = stein_solve(self._doublings, self._roots * self._basis.adjoint().apply(v))
         v = right.apply(self._stationary.gaps * right.adjoint().apply(v))
+        return self._leave_stationary(v, 1.0)
+
+    def _leave_stationary(self, v: Array, power: float) -> Array:
+        """``Tᵖ (S⊗S)(I−Φᴴ)⁻¹ v``."""
+        adjoint = self.backend.adjoint
         v = stein_solve([(adjoint(h), adjoint(k)) for h, k in self._doublings], v)
-        return self.timesteps * basis.apply(roots * v)
+        return self.timesteps**power * self._basis.apply(self._roots * v)
+
+    @property
+    def _basis(self) -> _Pair:
+        a, g = self._sides
+        return _Pair(a.basis, g.basis)
+
+    @property
+    def _roots(self) -> Array:
+        a, g = self._sides
+        return self.backend.xp.sqrt(a.variances)[:, None] * self.backend.xp.sqrt(g.variances)
+
+    def _sample(self, normals: Normals) -> Array:
+        """By the root that each option's product has in the middle."""
+        z = self._unfold(normals.columns(self.shape[0]))
+        if self.option == 1:
+            c = self._congruence
+            return self._fold(c.forward.apply(self.backend.xp.sqrt(c.f) * z))
+        gaps, right = self._stationary.gaps, self._stationary.right
+        return self._fold(self._leave_stationary(right.apply(self.backend.xp.sqrt(gaps) * z), 0.5))
 
     def _unfold(self, x: Array) -> Array:
         """``(..., n, k)`` as a stack of matrices ``(..., k, in, out)``."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from kronops.backends.standard import Array
 from kronops.caching import cached
+from kronops.errors import LinAlgError
+from kronops.normals import Normals
 from kronops.operator import LinearOperator, common_shape
 from kronops.operators.scaled import identity_multiple
 from kronops.scalars import Scalar
@@ -107,6 +109,13 @@ class SumOperator(LinearOperator):
 
     def _power(self, p: float) -> LinearOperator:
         return self._densified.power(p)
+
+    def _sample(self, normals: Normals) -> Array:
+        """A sum of draws for each term; of the whole if a term alone is no covariance."""
+        try:
+            return self._total([term._sample(normals) for term in self.terms])
+        except LinAlgError:
+            return self._densified._sample(normals)
 
     @staticmethod
     def _total(parts: list[Any]) -> Any:
