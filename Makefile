@@ -11,16 +11,20 @@ WORKERS := 2
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint types docs faults format picture clean
+.PHONY: help demo test test-gpu lint types docs faults format picture clean
 
 help: ## Say what there is.
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
 demo: $(VENV)/demo.stamp ## Train two networks on real digits; one table, pictures in demo-output/.
 	$(BIN)/python examples/digits.py --output demo-output
 
 test: $(VENV)/test.stamp ## The whole suite, with every example of the documentation.
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
+
+# The libraries of a GPU fit its driver: they are the user's own, and no .venv is made for them.
+test-gpu: ## The laws on a GPU, for example with PYTHON=python3 ARGS="-k cupy"; no GPU is an error.
+	$(or $(PYTHON),python3) -m pytest tests/gpu $(ARGS)
 
 lint: $(VENV)/lint.stamp ## Style, the order of imports, likely bugs.
 	$(BIN)/ruff check .

@@ -89,6 +89,7 @@ class Factorisation:
         xp = self.backend.xp
         n = self.scaled.shape[0]
         x = xp.full((n, 1), 1.0 / n, dtype=self.scaled.dtype, device=self.backend.device(self.rows))
+        steps = xp.arange(n, device=self.backend.device(self.rows))
         estimate = 0.0
         for _ in range(5):
             y = solve(x, False)
@@ -101,7 +102,7 @@ class Factorisation:
             estimate = grown
             unit = xp.where(magnitude == 0, xp.ones_like(magnitude), magnitude)
             steepest = xp.argmax(xp.abs(solve(y / unit, True))[:, 0])
-            x = xp.zeros_like(x) + xp.astype(xp.arange(n) == steepest, x.dtype)[:, None]
+            x = xp.zeros_like(x) + xp.astype(steps == steepest, x.dtype)[:, None]
         return estimate
 
 

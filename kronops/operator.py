@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 import weakref
 from abc import ABC, abstractmethod
@@ -224,9 +225,13 @@ class LinearOperator(ABC):
             "op.matmat(x) or op.multiply(x)"
         )
 
+    def __dask_tokenize__(self) -> str:
+        """A name in Dask's graphs of its own; to Dask a matrix and its transpose look the same."""
+        return self.__dict__.setdefault("_token", os.urandom(16).hex())
+
     def matvec(self, x: Array) -> Array:
         """``op x`` for ``x`` of shape ``(n,)`` or ``(n, 1)``, as SciPy has it."""
-        return self._apply(x)
+        return self.backend.contiguous(self._apply(x))
 
     def matmat(self, x: Array) -> Array:
         """``op X`` for ``X`` of shape ``(..., n, k)``."""
@@ -234,7 +239,7 @@ class LinearOperator(ABC):
 
     def rmatvec(self, x: Array) -> Array:
         """``opᴴ x`` for ``x`` of shape ``(m,)`` or ``(m, 1)``."""
-        return self.H._apply(x)
+        return self.backend.contiguous(self.H._apply(x))
 
     def rmatmat(self, x: Array) -> Array:
         """``opᴴ X`` for ``X`` of shape ``(..., m, k)``."""

@@ -255,6 +255,7 @@ def numbers(case: Case) -> None:
     unit = case.largest(m)
     frobenius = unit * np.linalg.norm(m / unit) if unit else 0.0
     case.close(op.norm(), frobenius)
+    assert op.norm().dtype == case.backend.real_dtype(op.dtype), f"norm is {op.norm().dtype}"
     if not case.square:
         for name in ("trace", "diagonal", "slogdet", "inverse"):
             _raises(ValueError, getattr(op, name))
@@ -263,6 +264,10 @@ def numbers(case: Case) -> None:
     case.close(op.diagonal(), np.diagonal(m), unit)
     sign, logabsdet = np.linalg.slogdet(m)
     got = op.slogdet()
+    real = case.backend.real_dtype(op.dtype)
+    dtypes = [op.trace().dtype, op.diagonal().dtype, got.sign.dtype, got.logabsdet.dtype]
+    wanted = [op.dtype, op.dtype, op.dtype, real]
+    assert dtypes == wanted, f"dtypes of trace, diagonal and slogdet: {dtypes}, not {wanted}"
     if case.regular:
         case.close(got.sign, sign, 1.0, case.condition)
         spread = case.n * (1 + abs(np.log(unit))) if unit else 1.0

@@ -1,19 +1,22 @@
-"""Every operator × every form × every law × libraries × dtypes."""
+"""Every operator × every form × every law × libraries × dtypes.
+
+``--all-dtypes`` (``make test-all``) runs every combination. Without it JAX, which compiles each
+step for each shape, is asked for one dtype with double precision and one without.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
-import array_api_strict
 import numpy as np
 import pytest
 import zoo
+from libraries import DTYPES, LIBRARIES
 
 from kronops.errors import DensificationWarning, LinAlgError, LinAlgWarning
 from kronops.testing import LAWS, Case, check_operator
-
-LIBRARIES = {"numpy": np, "array_api_strict": array_api_strict}
-DTYPES = ["float64", "complex128", "float32", "complex64"]
 
 FORMS = {
     "H": (lambda op: op.H, lambda m: m.conj().T),
@@ -22,45 +25,62 @@ FORMS = {
     "damped": (lambda op: op.damped(1.5), lambda m: m + 1.5 * np.eye(len(m))),
     "scaled": (lambda op: -0.5 * op, lambda m: -0.5 * m),
 }
+SOME = {"jax": ("float64",), "jax x64 off": ("complex64",)}
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::kronops.errors.DensificationWarning"),
+    pytest.mark.filterwarnings("ignore::kronops.errors.LinAlgWarning"),
+]
 
 
-def make_case(name: str, library: str, dtype: str):
-    with warnings.catch_warnings():
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "library" not in metafunc.fixturenames:
+        return
+    every = metafunc.config.getoption("all_dtypes")
+    pairs = [
+        # What a process has compiled serves later tests: one process for each dtype of JAX.
+        pytest.param(library, dtype, marks=pytest.mark.xdist_group(f"{library} {dtype}"))
+        if library.startswith("jax")
+        else pytest.param(library, dtype)
+        for library in LIBRARIES
+        for dtype in LIBRARIES[library].dtypes
+        if every or dtype in SOME.get(library, DTYPES)
+    ]
+    metafunc.parametrize("library, dtype", pairs)
+
+
+@contextlib.contextmanager
+def a_case(name: str, library: str, dtype: str) -> Iterator[tuple]:
+    with LIBRARIES[library].maker(dtype) as make, warnings.catch_warnings():
         warnings.simplefilter("ignore", DensificationWarning)
-        return zoo.CASES[name](zoo.Maker(LIBRARIES[library], dtype))
+        yield zoo.CASES[name](make)
 
 
-@pytest.mark.filterwarnings("ignore::kronops.errors.DensificationWarning")
-@pytest.mark.filterwarnings("ignore::kronops.errors.LinAlgWarning")
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", zoo.CASES)
-def test_law(name, dtype, library, law):
-    law(Case(*make_case(name, library, dtype)))
+def test_law(name, library, dtype, law):
+    with a_case(name, library, dtype) as (op, matrix):
+        law(Case(op, matrix))
 
 
-@pytest.mark.filterwarnings("ignore::kronops.errors.DensificationWarning")
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", zoo.CASES)
-def test_form(name, dtype, library, form):
-    op, matrix = make_case(name, library, dtype)
+def test_form(name, library, dtype, form):
     of_operator, of_matrix = FORMS[form]
-    square = matrix.shape[0] == matrix.shape[1]
-    if form in ("inverse", "damped"):
-        if not square:
-            with pytest.raises(ValueError, match="square"):
-                of_operator(op)
-            return
-        if form == "inverse" and len(matrix) and np.linalg.matrix_rank(matrix) < len(matrix):
-            with pytest.raises(LinAlgError):
-                of_operator(op) @ op.backend.xp.ones(op.shape[0], dtype=op.dtype)
-            return
-        largest = np.abs(matrix).max() if matrix.size else 1.0
-        if not 1e-30 < largest < 1e30:
-            return  # the matrix of the form itself is out of float32's or double's range
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LinAlgWarning)
-        check_operator(of_operator(op), of_matrix(matrix))
+    with a_case(name, library, dtype) as (op, matrix):
+        if form in ("inverse", "damped"):
+            if matrix.shape[0] != matrix.shape[1]:
+                with pytest.raises(ValueError, match="square"):
+                    of_operator(op)
+                return
+            if form == "inverse" and len(matrix) and np.linalg.matrix_rank(matrix) < len(matrix):
+                ones = op.backend.xp.ones(op.shape[0], dtype=op.dtype, device=op.device)
+                with pytest.raises(LinAlgError):
+                    of_operator(op) @ ones
+                return
+            largest = np.abs(matrix).max() if matrix.size else 1.0
+            if not 1e-30 < largest < 1e30:
+                return  # the matrix of the form itself is out of float32's or double's range
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LinAlgWarning)
+            check_operator(of_operator(op), of_matrix(matrix))

@@ -128,7 +128,7 @@ def backend_named(name: str) -> Backend:
         except ModuleNotFoundError:
             xp = importlib.import_module(_NAMESPACES.get(name, name))
         return _backend_of_type(xp.empty(0))
-    except (ModuleNotFoundError, AttributeError) as error:
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
         raise ValueError(f"no array library called {name!r} can be imported: {error}") from error
 
 

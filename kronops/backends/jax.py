@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -32,7 +33,7 @@ class JaxBackend(Backend):
     tracks = True
 
     def __init__(self, name: str, xp: Any) -> None:
-        super().__init__(name, xp)
+        super().__init__(name, _Namespace())
         self._one = np.float32(1)
 
     # -- values, traces, derivatives -----------------------------------------------------------
@@ -197,6 +198,19 @@ class JaxBackend(Backend):
                 f"key_or_rng is a {type(source).__name__}: under jax.jit a jax.random key is needed"
             )
         return super().normal(source, shape, dtype, device)
+
+
+class _Namespace:
+    """`jax.numpy`, with products in the precision of their arrays.
+
+    On GPUs and TPUs JAX itself would multiply single precision with three digits (TF32, bfloat16).
+    """
+
+    matmul = staticmethod(functools.partial(jnp.matmul, precision="highest"))
+    tensordot = staticmethod(functools.partial(jnp.tensordot, precision="highest"))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jnp, name)
 
 
 def _complex_schur(matrix: Array) -> Any:

@@ -114,7 +114,7 @@ class NumpyBackend(Backend):
     def lu_slogdet(self, factors: Any) -> tuple[Array, Array]:
         """Read off the triangle; each row exchange changes the sign."""
         diagonal = np.diagonal(factors[0])
-        exchanges = np.count_nonzero(factors[1] != np.arange(diagonal.size))
+        exchanges = int(np.count_nonzero(factors[1] != np.arange(diagonal.size)))
         magnitudes = np.abs(diagonal)
         sign = np.prod(diagonal / magnitudes) * (-1) ** (exchanges % 2)
         return np.asarray(sign), np.asarray(np.sum(np.log(magnitudes)))

@@ -173,6 +173,10 @@ class Backend:
         """The same entries in memory of their own."""
         return self.xp.asarray(array, copy=True)
 
+    def contiguous(self, array: Array) -> Array:
+        """``array`` without gaps in memory, where the library's solvers need it so."""
+        return array
+
     def snapshot(self, array: Array) -> Array:
         """A copy which later writes to ``array`` do not reach."""
         return self.copy(array)
@@ -300,6 +304,6 @@ class Backend:
     def solver_library(self) -> Any:
         """The module like `scipy.sparse.linalg` for these arrays; `TypeError` if there is none."""
         raise TypeError(
-            f"no library like scipy.sparse.linalg goes with {self.name} arrays: "
-            f"bring the operator to NumPy by op.to_backend('numpy')"
+            f"no library like scipy.sparse.linalg goes with {self.name} arrays: use kronops.linalg, "
+            f"or bring the operator to NumPy by op.to_backend('numpy')"
         )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch._C import _functorch as functorch
+from torch.autograd import forward_ad
 
 from kronops.backends.standard import Array, Backend, Gradients, LinearSystem, Number
 from kronops.errors import LinAlgError
@@ -48,15 +49,20 @@ class TorchBackend(Backend):
             torch.compiler.is_compiling()
             or array.requires_grad
             or functorch.is_functorch_wrapped_tensor(array)
+            or forward_ad.unpack_dual(array).tangent is not None
         )
 
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
-        """Outside `torch.func` and inference mode."""
+        """Outside `torch.func`, inference mode and forward mode."""
         if torch.compiler.is_compiling():
             yield
             return
-        with torch._C._DisableFuncTorch(), torch.inference_mode(False):
+        with (
+            torch._C._DisableFuncTorch(),
+            torch.inference_mode(False),
+            forward_ad._set_fwd_grad_enabled(False),
+        ):
             yield
 
     def linear_solve(self, system: LinearSystem, b: Array) -> Array:
@@ -222,7 +228,8 @@ class _Solve(torch.autograd.Function):  # type: ignore[misc]
             for array, change in zip(arrays, changes, strict=True)
         )
         product = lambda *made: system.with_arrays(made).multiply(x)  # noqa: E731
-        _, change = torch.func.jvp(product, tuple(arrays), moved)
+        _, pull = torch.func.vjp(product, *arrays)  # twice: forward mode itself does not nest
+        (change,) = torch.func.vjp(pull, torch.zeros_like(x))[1](moved)
         return ctx.system.backend.linear_solve(system, right - change)
 
 

@@ -22,11 +22,10 @@ from kronops.vectors import Shape
 
 __all__ = ["ChunkwiseOperator"]
 
+_ELEMENTWISE = (DiagonalOperator, IdentityOperator)
 # Their products are made of their parts' products, and of what every library has.
 _COMPOSED = (
     BlockDiagonalOperator,
-    DiagonalOperator,
-    IdentityOperator,
     KroneckerOperator,
     KroneckerSchurOperator,
     ProductOperator,
@@ -85,12 +84,16 @@ class ChunkwiseOperator(LinearOperator):
 
     def _matmat(self, x: Array) -> Array:
         op = self.base()
+        if isinstance(op, _ELEMENTWISE):
+            return self._parts._matmat(x)
         none = op.backend.xp.empty((self.shape[1], 0), dtype=x.dtype, device=op.device)
         by_parts = None if self._parts is None else self._parts._matmat
         return self.backend.map_vectors(op._matmat, x, -2, op._matmat(none), by_parts)
 
     def _apply_last(self, x: Array) -> Array:
         op = self.base()
+        if isinstance(op, _ELEMENTWISE):
+            return self._parts._apply_last(x)
         none = op.backend.xp.empty((0, self.shape[1]), dtype=x.dtype, device=op.device)
         return self.backend.map_vectors(op._apply_last, x, -1, op._apply_last(none))
 
@@ -106,7 +109,7 @@ class ChunkwiseOperator(LinearOperator):
         op = self.base()
         if isinstance(op, KroneckerEigenOperator):
             op = op.definition or ProductOperator((op.basis, _diagonal(op), op.basis.H))
-        if not isinstance(op, _COMPOSED):
+        if not isinstance(op, (*_COMPOSED, *_ELEMENTWISE)):
             return None
         return tree.map_parts(op, self.backend.from_numpy, lambda part: self.of(part, self.backend))
 

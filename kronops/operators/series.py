@@ -87,7 +87,7 @@ class SeriesOperator(LinearOperator):
     output_moments: Moments
     timesteps: int
     option: int
-    factor_damping: tuple[float, float]
+    factor_damping: tuple[Scalar, Scalar]
     signed: bool
     layout: str
 
@@ -108,14 +108,16 @@ class SeriesOperator(LinearOperator):
         if not isinstance(factor_damping, (tuple, list)) or len(factor_damping) != 2:
             raise ValueError(f"factor_damping = {factor_damping!r}: a pair of numbers is needed")
         d_in, d_out = factor_damping
+        inputs = _as_moments(input_moments, "input_moments", check_finite)
+        dtype = inputs[0].dtype
         fields = {
-            "input_moments": _as_moments(input_moments, "input_moments", check_finite),
+            "input_moments": inputs,
             "output_moments": _as_moments(output_moments, "output_moments", check_finite),
             "timesteps": _as_timesteps(timesteps),
             "option": option,
             "factor_damping": (
-                as_nonnegative(d_in, "factor_damping[0]"),
-                as_nonnegative(d_out, "factor_damping[1]"),
+                as_nonnegative(d_in, "factor_damping[0]", dtype),
+                as_nonnegative(d_out, "factor_damping[1]", dtype),
             ),
             "signed": bool(signed),
             "layout": as_layout(layout),
@@ -284,7 +286,7 @@ class SeriesOperator(LinearOperator):
         if self.option == 1:
             values = DiagonalOperator(self._congruence.f, check_finite=False)
             sign, more = values._slogdet()
-            return sign, logabsdet + more
+            return xp.astype(sign, self.dtype, copy=False), logabsdet + more
         spectra = [xp.linalg.diagonal(self.backend.schur(side.lag)[0]) for side in self._sides]
         _ = self._doublings  # refuses correlations that do not decay
         resolvent = xp.sum(xp.log(xp.abs(1 - spectra[0][:, None] * spectra[1])))
@@ -297,7 +299,7 @@ class SeriesOperator(LinearOperator):
             return super()._diagonal()
         xp, c = self.backend.xp, self._congruence
         squares = _Pair(xp.abs(c.forward.a) ** 2, xp.abs(c.forward.g) ** 2)
-        return xp.reshape(squares.apply(c.f), (-1,))
+        return xp.astype(xp.reshape(squares.apply(c.f), (-1,)), self.dtype, copy=False)
 
     def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
         sides = zip((self.input_moments, self.output_moments), self.factor_damping, strict=True)
