@@ -8,10 +8,11 @@ PYTHON :=
 # Two workers share the cores: one BLAS thread for each.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 VECLIB_MAXIMUM_THREADS=1
 WORKERS := 2
+PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-gpu lint types docs faults format picture clean
+.PHONY: help demo test test-all test-gpu lint types docs faults format picture clean
 
 help: ## Say what there is.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -20,7 +21,10 @@ demo: $(VENV)/demo.stamp ## Train two networks on real digits; one table, pictur
 	$(BIN)/python examples/digits.py --output demo-output
 
 test: $(VENV)/test.stamp ## The whole suite, with every example of the documentation.
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
+	$(PYTEST)
+
+test-all: $(VENV)/test.stamp ## The same in every dtype of every library: JAX alone takes an hour.
+	$(PYTEST) --all-dtypes
 
 # The libraries of a GPU fit its driver: they are the user's own, and no .venv is made for them.
 test-gpu: ## The laws on a GPU, for example with PYTHON=python3 ARGS="-k cupy"; no GPU is an error.

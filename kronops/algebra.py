@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import sys
 
-from kronops.backends import is_array
+from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.operator import LinearOperator
 from kronops.operators.adjoint import AdjointOperator, TransposedOperator
+from kronops.operators.chunkwise import ChunkwiseOperator
 from kronops.operators.dense import DenseOperator
 from kronops.operators.diagonal import DiagonalOperator
 from kronops.operators.identity import IdentityOperator
@@ -135,6 +136,11 @@ def permute_columns(op: LinearOperator, order: Array) -> LinearOperator:
 def dense(matrix: Array, domain_shape: Shape) -> LinearOperator:
     """A matrix as an operator."""
     return DenseOperator(matrix, domain_shape=domain_shape)
+
+
+def chunkwise(op: LinearOperator, x: Array) -> LinearOperator:
+    """The operator as one that applies to ``x``, in chunks of the operator's library."""
+    return ChunkwiseOperator.of(op, backend_of(x))
 
 
 def _terms(op: LinearOperator) -> tuple[LinearOperator, ...]:

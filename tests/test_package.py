@@ -28,7 +28,14 @@ PACKAGE = ROOT / "kronops"
 FLOORS = (
     ("kronops.errors",),
     ("kronops.backends",),
-    ("kronops.checks", "kronops.normals", "kronops.scalars", "kronops.scaling", "kronops.tree", "kronops.vectors"),
+    (
+        "kronops.checks",
+        "kronops.normals",
+        "kronops.scalars",
+        "kronops.scaling",
+        "kronops.tree",
+        "kronops.vectors",
+    ),
     ("kronops.caching", "kronops.columns", "kronops.damping", "kronops.factorisation"),
     ("kronops.linear_system",),
     ("kronops.series_sums", "kronops.spectrum"),

@@ -21,6 +21,8 @@ EXAMPLES = {
 
 def run(title: str) -> dict:
     """The names that a section's code leaves behind."""
+    if "PyTorch" in title:
+        pytest.importorskip("torch", reason="torch is not installed")
     names: dict = {"__name__": "readme"}
     exec(compile(EXAMPLES[title], f"README.md, {title}", "exec"), names)
     return names
@@ -28,7 +30,8 @@ def run(title: str) -> dict:
 
 def test_all_python_blocks_are_found():
     assert README.count("```python") == len(BLOCK.findall(README)) == len(EXAMPLES)
-    assert set(EXAMPLES) == {"For K-FAC", "For Gaussian processes", "With SciPy"}
+    titles = {"For K-FAC", "For Gaussian processes", "With SciPy", "With PyTorch and JAX"}
+    assert set(EXAMPLES) == titles
 
 
 @pytest.mark.parametrize("title", EXAMPLES)
@@ -51,6 +54,19 @@ def test_gaussian_process_fits():
     np.testing.assert_allclose(names["observed"].multiply(names["alpha"]), names["y"], atol=1e-8)
     expected = np.sin(6 * names["new_place"])[:, None] * np.cos(9 * names["new_time"])
     np.testing.assert_allclose(names["mean"], expected, atol=0.02)
+
+
+def test_gradients_are_those_of_the_matrix():
+    names = run("With PyTorch and JAX")
+    import torch
+
+    scale, noise, points, y = (names[name] for name in ("scale", "noise", "points", "y"))
+    kernel = torch.exp(-(((points[:, None] - points) / scale) ** 2))
+    dense = torch.kron(kernel, kernel) + noise * torch.eye(900, dtype=y.dtype)
+    flat = y.reshape(-1)
+    loss = 0.5 * (flat @ torch.linalg.solve(dense, flat) + torch.logdet(dense))
+    for got, want in zip((scale, noise), torch.autograd.grad(loss, (scale, noise)), strict=True):
+        torch.testing.assert_close(got.grad, want, rtol=1e-6, atol=0)
 
 
 def test_the_commands_exist():

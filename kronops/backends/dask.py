@@ -33,7 +33,9 @@ class DaskBackend(Backend):
     """
 
     def __init__(self, name: str, xp: Any) -> None:
-        own = {"eye": _eye, "matmul": _matmul, "reshape": _reshape}
+        linalg = vars(xp.linalg) | {"matrix_norm": _matrix_norm, "svd": _svd}
+        own = {"eye": _eye, "matmul": _matmul, "reshape": _reshape, "take": _take}
+        own["linalg"] = types.SimpleNamespace(**linalg)
         super().__init__(name, types.SimpleNamespace(**(vars(xp) | own)))
 
     def values(self, array: Array) -> Array | None:
@@ -132,9 +134,9 @@ class DaskBackend(Backend):
         return _solve("lu_solve", factors, b, adjoint=adjoint)
 
 
-def _of_whole(function: str, arrays: Any, *likes: Array) -> tuple[Array, ...]:
-    """What a function of the chunks' backend gives for whole arrays, each in one chunk."""
-    made = dask.delayed(_call, pure=True)(function, arrays)
+def _of_whole(function: str, arrays: Any, *likes: Array, **options: Any) -> tuple[Array, ...]:
+    """What a function of the chunks' library gives for whole arrays, each in one chunk."""
+    made = dask.delayed(_call, pure=True)(function, arrays, **options)
     parts = [made] if len(likes) == 1 else [made[i] for i in range(len(likes))]
     return tuple(
         da.from_delayed(part, like.shape, dtype=like.dtype, meta=like._meta)
@@ -177,8 +179,13 @@ def _rechunked(x: Array, chunks: Any) -> Array:
 
 
 def _call(function: str, factors: Any, *rest: Any, **options: Any) -> Any:
-    first = factors[0] if isinstance(factors, tuple) else factors
-    return getattr(backend_of(first), function)(factors, *rest, **options)
+    backend = backend_of(factors[0] if isinstance(factors, tuple) else factors)
+    of_library = getattr(backend.xp.linalg, function, None)
+    return getattr(backend, function, of_library)(factors, *rest, **options)
+
+
+def _take_chunk(chunk: Array, indices: Array, axis: int) -> Array:
+    return backend_of(chunk).xp.take(chunk, indices, axis=axis)
 
 
 def _call_method(name: str, owner: Any, chunk: Array) -> Array:
@@ -212,6 +219,26 @@ def _reshape(x: Array, shape: Any, copy: bool | None = None) -> Array:
         return da.reshape(x, shape)
     except NotImplementedError:
         return da.reshape(da.reshape(x, (-1,)), shape)
+
+
+def _matrix_norm(matrix: Array, /, *, ord: Any = "fro") -> Array:
+    return _of_whole("matrix_norm", matrix, da.real(matrix[0, 0]), ord=ord)[0]
+
+
+def _svd(matrix: Array, /, *, full_matrices: bool) -> tuple[Array, ...]:
+    """Without `full_matrices` alone."""
+    m, n = matrix.shape
+    rank = min(m, n)
+    likes = matrix[:, :rank], da.real(matrix[0, :rank]), matrix[:rank]
+    return _of_whole("svd", matrix, *likes, full_matrices=full_matrices)
+
+
+def _take(x: Array, indices: Array, /, *, axis: int = -1) -> Array:
+    """From ``axis`` in one chunk. Dask's own warns of complex numbers without need."""
+    axes, taken = list(range(x.ndim)), list(range(x.ndim))
+    taken[axis] = x.ndim
+    arguments = taken, x, axes, indices, [x.ndim]
+    return da.blockwise(_take_chunk, *arguments, axis=axis, concatenate=True, meta=x._meta)
 
 
 def _contiguous(x: Array) -> Array:

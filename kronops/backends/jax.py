@@ -69,7 +69,7 @@ class JaxBackend(Backend):
         """By a custom rule that can be differentiated once."""
         number = jax.custom_jvp(lambda *arrays: function(arrays))
 
-        @number.defjvp  # type: ignore[untyped-decorator]
+        @number.defjvp
         def _(primals: Any, tangents: Any) -> Any:
             made = gradients(primals)
             change = sum(jnp.sum(g * t) for g, t in zip(made, tangents, strict=True))

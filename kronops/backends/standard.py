@@ -304,6 +304,6 @@ class Backend:
     def solver_library(self) -> Any:
         """The module like `scipy.sparse.linalg` for these arrays; `TypeError` if there is none."""
         raise TypeError(
-            f"no library like scipy.sparse.linalg goes with {self.name} arrays: use kronops.linalg, "
-            f"or bring the operator to NumPy by op.to_backend('numpy')"
+            f"no library like scipy.sparse.linalg goes with {self.name} arrays: use kronops.linalg "
+            f"(cg, minres, lsmr), or bring the operator to NumPy by op.to_backend('numpy')"
         )

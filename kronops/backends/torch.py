@@ -155,7 +155,7 @@ class TorchBackend(Backend):
         steps = torch.arange(1, diagonal.shape[-1] + 1, device=pivots.device)
         parity = 1 - 2 * (torch.sum(pivots != steps, dim=-1) % 2)
         magnitudes = torch.abs(diagonal)
-        sign = torch.prod(diagonal / magnitudes, dim=-1) * parity
+        sign = torch.prod(torch.sgn(diagonal), dim=-1) * parity
         return sign, torch.sum(torch.log(magnitudes), dim=-1)
 
     def schur(self, matrix: Array) -> tuple[Array, Array]:
@@ -167,7 +167,8 @@ class TorchBackend(Backend):
 
     def adjoint(self, matrix: Array) -> Array:
         """The conjugate transpose of the last two axes."""
-        if matrix.is_complex() and functorch.is_functorch_wrapped_tensor(matrix):
+        eager = matrix.is_complex() and not torch.compiler.is_compiling()
+        if eager and functorch.is_functorch_wrapped_tensor(matrix):
             return torch.complex(matrix.mT.real, -matrix.mT.imag)  # conj has no batching rule
         return torch.adjoint(matrix)  # mH as an attribute is one that the compiler guards by id
 
@@ -189,7 +190,7 @@ class TorchBackend(Backend):
         return torch.randn(shape, generator=source, dtype=dtype, device=device), source
 
 
-class _Solve(torch.autograd.Function):  # type: ignore[misc]
+class _Solve(torch.autograd.Function):
     """``x = M⁻¹ b``: ``b̄ = M⁻ᴴ x̄``, and the arrays of ``M`` get the pullback of ``−b̄ xᴴ``."""
 
     generate_vmap_rule = True
@@ -197,7 +198,7 @@ class _Solve(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(system: Any, b: Array, *arrays: Array) -> Array:
         wrapped = functorch.is_functorch_wrapped_tensor
-        if any(wrapped(array) for array in (b, *arrays, *system.arrays)):
+        if any(wrapped(array) for array in (*arrays, *system.arrays)):
             return system.with_arrays(arrays).solve(b)
         return system.solve(b)
 
@@ -233,7 +234,7 @@ class _Solve(torch.autograd.Function):  # type: ignore[misc]
         return ctx.system.backend.linear_solve(system, right - change)
 
 
-class _Number(torch.autograd.Function):  # type: ignore[misc]
+class _Number(torch.autograd.Function):
     """A complex number with given holomorphic gradients."""
 
     generate_vmap_rule = True
@@ -248,7 +249,7 @@ class _Number(torch.autograd.Function):  # type: ignore[misc]
         ctx.save_for_backward(*inputs[2:])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Array) -> Any:
         arrays = ctx.saved_tensors
         made = [gradient * g.conj() for g in ctx.gradients(arrays)]
@@ -256,7 +257,7 @@ class _Number(torch.autograd.Function):  # type: ignore[misc]
         return None, None, *parts
 
 
-class _Schur(torch.autograd.Function):  # type: ignore[misc]
+class _Schur(torch.autograd.Function):
     """The Schur form on the host, one matrix at a time."""
 
     @staticmethod

@@ -15,7 +15,7 @@ from kronops.operator import LinearOperator
 from kronops.operators.diagonal import DiagonalOperator
 from kronops.operators.kronecker import KroneckerOperator, sample_of_sum
 from kronops.scalars import Scalar, binary_exponent, conjugate
-from kronops.scaling import outer, rescale
+from kronops.scaling import dtype_exponent, exponent, outer, rescale, split
 
 __all__ = ["KroneckerSchurOperator"]
 
@@ -154,7 +154,14 @@ class KroneckerSchurOperator(LinearOperator):
         tensor = xp.moveaxis(tensor, tuple(range(batch)), tuple(range(-1 - batch, -1)))
         columns = math.prod(x.shape[:-2]) * x.shape[-1]
         flat = xp.reshape(tensor, (*self.domain_shape, columns))
-        scale = self.base.scale * xp.ones((), dtype=rotated.dtype, device=self.device)
+        # Triangles near one: what is between them in a substitution may be out of range, or lost.
+        sizes = [exponent(triangle) for triangle in triangles]
+        triangles = [
+            rescale(triangle, split(1.0, -size, dtype_exponent(triangle)))
+            for triangle, size in zip(triangles, sizes, strict=True)
+        ]
+        one = xp.ones((), dtype=rotated.dtype, device=self.device)
+        scale = rescale(one, split(self.base.scale, sum(sizes), dtype_exponent(one)))
         solved = xp.reshape(self._substitute(triangles, scale, flat), tensor.shape)
         solved = xp.moveaxis(solved, tuple(range(-1 - batch, -1)), tuple(range(batch)))
         made = basis._matmat(xp.reshape(solved, rotated.shape))

@@ -1,0 +1,57 @@
+"""The pages about array libraries: their code runs, and their table is of the operations that are.
+
+Blocks marked ``python`` need a library that may be missing; ``pycon`` blocks are doctests.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "libraries.md").read_text(encoding="utf-8")
+BLOCKS = {
+    library: re.search(rf"^## {library}$.*?^```python\n(.*?)^```$", PAGE, re.M | re.S)[1]
+    for library in ("JAX", "PyTorch")
+}
+
+
+def run(library: str) -> dict:
+    names: dict = {"__name__": "page"}
+    exec(compile(BLOCKS[library], f"docs/libraries.md, {library}", "exec"), names)
+    return names
+
+
+def test_jax():
+    pytest.importorskip("jax", reason="jax is not installed")
+    names = run("JAX")
+    function = names["negative_log_likelihood"]
+    step, scales, noise = 1e-2, np.asarray([0.2, 0.1]), 0.1
+    rest = names["x"], names["y"], names["values"]
+    slope = (function(scales, noise + step, *rest) - function(scales, noise - step, *rest)) / 0.02
+    np.testing.assert_allclose(names["by_noise"], slope, rtol=0.05)
+    assert np.all(np.isfinite(names["by_scales"]))
+
+
+def test_pytorch():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    names = run("PyTorch")
+    a, b, noise = names["A"], names["B"], names["noise"]
+    gradients = [array.grad for array in (a, b, noise)]
+    dense = torch.kron(a @ a.T, b @ b.T) + noise * torch.eye(12, dtype=a.dtype)
+    value = names["b"] @ torch.linalg.solve(dense, names["b"]) + torch.logdet(dense)
+    for got, want in zip(gradients, torch.autograd.grad(value, (a, b, noise)), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_the_table_is_of_the_operations_that_are():
+    source = (ROOT / "benchmarks" / "operations.py").read_text(encoding="utf-8")
+    operations = re.search(r"^OPERATIONS.*?^}", source, re.M | re.S)[0]
+    names = re.findall(r'^    "(.*?)": lambda', operations, re.M)
+    table = re.search(r"<!-- tables -->(.*?)<!-- end of tables -->", PAGE, re.S)[1]
+    rows = re.findall(r"^\| (.*?) \|", table, re.M)
+    assert len(names) > 30
+    assert [row for row in rows if row in names][: len(names)] == names
