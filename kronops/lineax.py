@@ -35,7 +35,7 @@ from kronops.operators.sum import SumOperator
 __all__ = ["KronopsLinearOperator", "StructuredSolver", "as_lineax"]
 
 
-class KronopsLinearOperator(lineax.AbstractLinearOperator):  # type: ignore[misc]
+class KronopsLinearOperator(lineax.AbstractLinearOperator):
     """A kronops operator as a ``lineax.AbstractLinearOperator``, made by `as_lineax`.
 
     It maps flat vectors ``(n,)`` to flat vectors ``(m,)``. Its fields are the operator ``op`` and
@@ -126,7 +126,7 @@ def as_lineax(op: LinearOperator, tags: object | Iterable[object] = ()) -> Krono
     return KronopsLinearOperator(op, frozenset([*given, *_known_tags(op)]))
 
 
-class StructuredSolver(lineax.AbstractLinearSolver):  # type: ignore[misc]
+class StructuredSolver(lineax.AbstractLinearSolver):
     """`kronops.LinearOperator.solve` as a solver of lineax, for what `as_lineax` gives.
 
     As of every solver of lineax, ``init`` factorises the operator, and its result can be handed to
@@ -178,7 +178,7 @@ class StructuredSolver(lineax.AbstractLinearSolver):  # type: ignore[misc]
         return True
 
 
-class _Solve(eqx.Module):  # type: ignore[misc]
+class _Solve(eqx.Module):
     """``b ↦ M⁻¹ b``, or the transpose or the conjugate of this map, as a pytree."""
 
     function: Callable[[Array], Array]

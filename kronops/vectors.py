@@ -100,6 +100,7 @@ def _flatten_array(v: Array, domain: Shape, range_: Shape, name: str) -> tuple[A
         return v, lambda result: result
     shape = tuple(v.shape)
     if not (isinstance(domain, tuple) and _folds(shape, domain)):
+        backend_of(v).plain(v, name)  # which may know better what is wrong with it
         raise ValueError(f"{name} has shape {shape}; {_would_do(domain)}")
     if not isinstance(range_, tuple):
         result_shape: tuple[int, ...] = (size_of(range_),)

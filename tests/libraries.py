@@ -64,6 +64,12 @@ def double_precision(allowed: bool) -> contextlib.AbstractContextManager[Any]:
     return jax.enable_x64(allowed)
 
 
+def in_one_thread() -> contextlib.AbstractContextManager[Any]:
+    """Dask without a pool of threads, which costs small arrays more than it gives."""
+    dask = importlib.import_module("dask")
+    return dask.config.set(scheduler="sync")
+
+
 LIBRARIES = {
     "numpy": Library("numpy"),
     "array_api_strict": Library("array_api_strict"),
@@ -71,5 +77,5 @@ LIBRARIES = {
     "torch": Library("array_api_compat.torch"),
     "jax": Library("jax.numpy", settings=lambda: double_precision(True)),
     "jax x64 off": Library("jax.numpy", SINGLE, settings=lambda: double_precision(False)),
-    "dask": Library("array_api_compat.dask.array"),
+    "dask": Library("array_api_compat.dask.array", settings=in_one_thread),
 }

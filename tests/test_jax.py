@@ -43,7 +43,6 @@ pytestmark = [
 def double_precision():
     """For this file alone."""
     before = jax.config.jax_enable_x64
-    jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", before)
@@ -76,6 +75,9 @@ def jit(function, **options):
     return jax.jit(function, **options, **least_effort())
 
 
+SIZES = 2, 3
+
+
 def draw(*shape, seed=0, complex=False):
     rng = np.random.default_rng([seed, *shape])
     values = rng.standard_normal(shape)
@@ -95,6 +97,10 @@ def close(got, want, rtol=1e-9):
     want = np.asarray(want)
     scale = np.abs(want).max() if want.size else 0.0
     np.testing.assert_allclose(np.asarray(got), want, rtol=rtol, atol=rtol * scale)
+
+
+def first(stacked):
+    return jax.tree.map(lambda part: part[0], stacked)
 
 
 def same_matrix(op, matrix, rtol=1e-12):
@@ -159,15 +165,13 @@ class TestPytree:
         same_matrix(doubled, 4 * np.kron(a, b))
 
     def test_map_takes_nothing_that_was_kept_along(self):
-        op = kron(jnp.asarray(definite(2)), jnp.asarray(definite(3)))
-        x = jnp.asarray(draw(6))
-        before = op.damped(0.1).solve(x), op.solve(x), op.logdet()
-        doubled = jax.tree.map(lambda leaf: 2 * leaf, op)
-        matrix = 4 * np.asarray(op.to_dense())
-        close(doubled.solve(x), np.linalg.solve(matrix, x))
-        close(doubled.damped(0.1).solve(x), np.linalg.solve(matrix + 0.1 * np.eye(6), x))
-        close(doubled.logdet(), np.linalg.slogdet(matrix)[1])
-        assert len(before) == 3
+        op = kron(jnp.asarray(definite(2)), jnp.asarray(definite(2, 1)))
+        x = jnp.asarray(draw(4))
+        for made, factor in ((op, 1), (jax.tree.map(lambda leaf: 2 * leaf, op), 4)):
+            matrix = factor * np.asarray(op.to_dense())
+            close(made.solve(x), np.linalg.solve(matrix, x))
+            close(made.logdet(), np.linalg.slogdet(matrix)[1])
+            close(made.damped(0.1).solve(x), np.linalg.solve(matrix + 0.1 * np.eye(4), x))
 
     def test_third_party_operators(self):
         weights = np.arange(1.0, 4.0)
@@ -198,7 +202,7 @@ class TestPytree:
 
 
 class TestTransformations:
-    a, b, x = definite(2), definite(3), draw(6)
+    a, b, x = definite(2), definite(2, 1), draw(4)
     matrix = np.kron(a, b)
 
     def op(self):
@@ -222,7 +226,7 @@ class TestTransformations:
 
     def test_result(self):
         made = jit(lambda a, b: kron(a, b).damped(0.5))(self.a, self.b)
-        same_matrix(made, self.matrix + 0.5 * np.eye(6))
+        same_matrix(made, self.matrix + 0.5 * np.eye(4))
         close(made.solve(jnp.asarray(self.x)), np.linalg.solve(made.to_dense(), self.x))
         inverse = jit(lambda op: op.inverse())(self.op())
         close(inverse @ jnp.asarray(self.x), np.linalg.solve(self.matrix, self.x))
@@ -251,12 +255,12 @@ class TestTransformations:
         close(traces, np.trace(self.matrix) * np.array([1.0, 4.0]))
 
     def test_vmap_makes_a_stack_of_operators(self):
-        a, b = (np.stack([definite(n, seed) for seed in range(4)]) for n in (2, 3))
+        a, b = (np.stack([definite(n, seed) for seed in range(4)]) for n in SIZES)
         x = draw(4, 6)
         stack = jax.vmap(kron)(a, b)
         assert isinstance(stack, KroneckerOperator)
         assert [leaf.shape for leaf in jax.tree.leaves(stack)] == [a.shape, b.shape]
-        got = jax.vmap(lambda op, x: op.solve(x))(stack, x)
+        got = jit(jax.vmap(lambda op, x: op.solve(x)))(stack, x)
         want = [np.linalg.solve(np.kron(*pair), y) for *pair, y in zip(a, b, x, strict=True)]
         close(got, np.stack(want))
 
@@ -264,9 +268,9 @@ class TestTransformations:
         op, x = self.op(), jnp.asarray(self.x)
         made = jax.grad(lambda op: op.logdet())(op)
         assert isinstance(made, KroneckerOperator)
-        close(made.factors[0].matrix, 3 * np.linalg.inv(self.a).T)
+        close(made.factors[0].matrix, 2 * np.linalg.inv(self.a).T)
         close(made.factors[1].matrix, 2 * np.linalg.inv(self.b).T)
-        value, made = jax.value_and_grad(lambda op: x @ op.solve(x))(op)
+        value, made = jit(jax.value_and_grad(lambda op: x @ op.solve(x)))(op)
         close(value, self.x @ np.linalg.solve(self.matrix, self.x))
         assert isinstance(made, KroneckerOperator)
 
@@ -335,16 +339,12 @@ NAN = {
 NEARLY_SINGULAR = {"product_of_rectangles", "mixed_product"}
 ILL_POSED = {"solve", "slogdet", "logdet"}
 COMPLEX = (
-    "dense_general",
     "dense_definite",
     "diagonal",
     "kronecker_complex_scale",
-    "kronecker_damped",
     "kronecker_damped_general",
     "kronecker_definite",
-    "kronecker_general",
     "scaled_complex",
-    "series_option_1",
 )
 
 
@@ -402,9 +402,11 @@ KINDS = {
     "definite": (definite, None),
     "general": (general, None),
     "identity multiple": (lambda n, seed=0, complex=False: 2 * np.eye(n), None),
-    "claimed identity multiple": (lambda n, seed=0, complex=False: 2 * np.eye(n), "symmetric"),
+    "claimed identity multiple": (
+        lambda n, seed=0, complex=False: 2 * np.eye(n),
+        "positive definite",
+    ),
 }
-SIZES = 2, 3
 
 
 def factors(kind, complex=False):
@@ -567,15 +569,20 @@ class TestDerivatives:
         args = a, b, jnp.ravel(v), damping
         check_derivatives(args, first_of_solutions, KINDS[kind][1], tolerance=1e-5)
 
-    @pytest.mark.parametrize("kind", ["definite", "general", "claimed identity multiple"])
+    @pytest.mark.parametrize("kind", ["identity multiple", "general"])
     def test_outside_of_jit(self, kind):
         """Where values are seen, and factorisations are made of them, derivatives are the same."""
-        assume = KINDS[kind][1]
-        args = self.args(kind)
-        made, reverse = jax.vjp(functools.partial(differentiable, assume), *args)
-        weights = jax.tree.map(lambda part: jnp.asarray(draw(*part.shape)), made)
-        want = derivatives(differentiable, assume)[1](args, weights)
-        jax.tree.map(close, reverse(weights), want)
+        make, assume = KINDS[kind]
+        args = *(jnp.asarray(make(2, seed)) for seed in (0, 1)), jnp.asarray(draw(4)), 0.7
+
+        def function(a, b, v, damping):
+            op = kron(claimed(assume, a), claimed(assume, b))
+            damped = op.damped(damping)
+            return op.solve(v), damped.solve(v), damped.slogdet().logabsdet
+
+        made, reverse = jax.vjp(function, *args)
+        want = jit(lambda args, weights: jax.vjp(function, *args)[1](weights))(args, made)
+        jax.tree.map(close, reverse(made), want)
 
     def test_of_repeated_eigenvalues_are_finite(self):
         """The gradient of a function of eigenvectors would be NaN here."""
@@ -667,12 +674,12 @@ KEPT = {
 class TestKept:
     def make(self, assume, form):
         kind = general if assume == "general" else definite
-        return form(kron(*(DenseOperator(jnp.asarray(kind(n)), assume) for n in SIZES)))
+        return form(kron(*(DenseOperator(jnp.asarray(kind(2, seed)), assume) for seed in (0, 1))))
 
     @pytest.mark.parametrize("name", KEPT)
     def test_factorised_once_outside(self, name, factorisations):
         assume, needed, form = KEPT[name]
-        op, x = self.make(assume, form), jnp.asarray(draw(6))
+        op, x = self.make(assume, form), jnp.asarray(draw(4))
         want = np.linalg.solve(op.to_dense(), x)
         for _ in range(2):
             close(op.solve(x), want)
@@ -685,7 +692,7 @@ class TestKept:
     def test_factorised_once_in_the_midst_of_a_trace(self, name, how, factorisations):
         """What is kept then serves everywhere."""
         assume, needed, form = KEPT[name]
-        op, x = self.make(assume, form), jnp.asarray(draw(6))
+        op, x = self.make(assume, form), jnp.asarray(draw(4))
         uses = {
             "jit": lambda x: jit(lambda x: op.solve(x))(x),
             "vmap": lambda x: jax.vmap(op.solve)(x[None])[0],
@@ -706,7 +713,7 @@ class TestKept:
         """It is a constant there, and not computed in every call."""
         for assume, _, form in KEPT.values():
             op = self.make(assume, form)
-            program = str(jax.make_jaxpr(op.solve)(jnp.zeros(6)))
+            program = str(jax.make_jaxpr(op.solve)(jnp.zeros(4)))
             assert not any(f" {name}[" in program for name in FACTORISATIONS)
 
     def test_the_determinant_is_of_what_is_kept(self, factorisations):
@@ -714,14 +721,14 @@ class TestKept:
         value = jit(op.logdet)()
         assert factorisations == ["cholesky"] * 2
         close(op.logdet(), value)
-        op.solve(jnp.zeros(6))
+        op.solve(jnp.zeros(4))
         assert factorisations == ["cholesky"] * 2
 
     @pytest.mark.parametrize("name", KEPT)
     def test_no_tracer(self, name):
         """After every use in every transformation."""
         assume, _, form = KEPT[name]
-        op, x = self.make(assume, form), jnp.asarray(draw(6))
+        op, x = self.make(assume, form), jnp.asarray(draw(4))
 
         def use(x):
             parts = (op.H @ x, op.T @ x, op.solve(x), op.inverse() @ x, (2 * op).solve(x))
@@ -734,7 +741,7 @@ class TestKept:
         close(op.solve(op @ x), x)
 
     def test_no_leak_that_jax_knows_of(self):
-        op, x = self.make("symmetric", lambda op: op.damped(0.5)), jnp.asarray(draw(6))
+        op, x = self.make("symmetric", lambda op: op.damped(0.5)), jnp.asarray(draw(4))
         with jax.checking_leaks():
             jit(lambda op, x: op.solve(x))(op, x)
             jit(lambda x: op.solve(x))(x)
@@ -748,20 +755,20 @@ class TestKept:
             inside.append(op)
             return op.solve(x) + op.solve(2 * x) + op.logdet() + op.damped(0.5).solve(x)
 
-        op, x = self.make("positive definite", lambda op: op), jnp.asarray(draw(6))
+        op, x = self.make("positive definite", lambda op: op), jnp.asarray(draw(4))
         jax.make_jaxpr(use)(op, x)
         jax.make_jaxpr(jax.vmap(use, (None, 0)))(op, x[None])
         jax.grad(lambda op: jnp.sum(use(op, x)))(op)
         assert len(inside) == 3
-        own = {f".factors.{i}.matrix" for i in range(len(SIZES))}
+        own = {f".factors.{i}.matrix" for i in (0, 1)}
         for used in inside:
             assert all(place.endswith(".matrix") for place in tracers_in(used))
         assert own <= set(tracers_in(inside[0])) and own <= set(tracers_in(inside[2]))
 
     def test_an_operator_of_another_trace_is_not_confused(self):
         """Made under one jit, handed out, and used under another."""
-        op = jit(lambda a, b: kron(a, b))(definite(2), definite(3))
-        x = draw(6)
+        op = jit(lambda a, b: kron(a, b))(definite(2), definite(2, 1))
+        x = draw(4)
         for _ in range(2):
             close(jit(lambda x: op.solve(x))(x), np.linalg.solve(op.to_dense(), x))
         assert tracers_in(op) == []
@@ -771,7 +778,7 @@ class TestKept:
 
 UNSEEN = {
     "jit": lambda function: jit(function),
-    "vmap": lambda function: lambda a: jax.vmap(function)(jnp.asarray(a)[None])[0],
+    "vmap": lambda function: lambda a: first(jax.vmap(function)(jnp.asarray(a)[None])),
 }
 INDEFINITE = np.array([[1.0, 2.0], [2.0, 1.0]])
 SKEW = np.array([[2.0, 1.0], [-1.0, 2.0]])
@@ -854,12 +861,24 @@ CONTRACT = {
 }
 
 
+@functools.cache
+def whole_contract():
+    """In one program, to save time."""
+    return jit(lambda a: {name: function(a) for name, (function, *_) in CONTRACT.items()})
+
+
 class TestUnseen:
-    @pytest.mark.parametrize("how", UNSEEN)
-    @pytest.mark.parametrize("name", CONTRACT)
+    @pytest.mark.parametrize(
+        "name, how",
+        [(name, "jit") for name in CONTRACT]
+        + [(name, "vmap") for name in ("solve, claimed definite", "solve", "logdet", "sqrt")],
+    )
     def test_right_or_nan(self, name, how):
         function, want, wrong = CONTRACT[name]
-        unseen = UNSEEN[how](function)
+        if how == "jit":
+            unseen = lambda a: whole_contract()(a)[name]  # noqa: E731
+        else:
+            unseen = UNSEEN[how](function)
         close(unseen(GOOD), want(GOOD))
         for matrix in wrong:
             assert np.isnan(unseen(matrix)).all(), f"of {matrix.tolist()}"
@@ -903,18 +922,19 @@ class TestUnseen:
         assert np.isnan(jit(lambda d: DiagonalOperator(d).sqrt().diagonal())(d)).any()
         assert np.isnan(jit(lambda d: DiagonalOperator(d).cholesky().diagonal())(d)).any()
 
-    @pytest.mark.parametrize("how", UNSEEN)
-    @pytest.mark.parametrize("method", ["exact", "factored"])
+    @pytest.mark.parametrize(
+        "method, how", [("exact", "jit"), ("factored", "jit"), ("exact", "vmap")]
+    )
     def test_negative_damping(self, method, how):
         op = kron(*(DenseOperator(jnp.asarray(GOOD), "symmetric") for _ in range(2)))
-        for function in (
-            lambda value: op.damped(value, method) @ jnp.ones(4),
-            lambda value: op.damped(value, method).solve(jnp.ones(4)),
-            lambda value: op.damped(value, method).slogdet().logabsdet,
-        ):
-            unseen = UNSEEN[how](function)
-            close(unseen(0.5), function(0.5))
-            assert np.isnan(unseen(-0.5)).all()
+
+        def function(value):
+            damped = op.damped(value, method)
+            return damped @ jnp.ones(4), damped.solve(jnp.ones(4)), damped.slogdet().logabsdet
+
+        unseen = UNSEEN[how](function)
+        jax.tree.map(close, unseen(0.5), function(0.5))
+        assert all(np.isnan(part).all() for part in unseen(-0.5))
 
     def test_singular_determinants_are_known(self):
         """They are no error where values are seen, and the same where they are not."""
@@ -980,11 +1000,11 @@ class TestSinglePrecision:
     @pytest.mark.parametrize("assume", ["positive definite", "general"])
     @pytest.mark.parametrize("number", NUMBERS)
     def test_stays_with_x64(self, number, assume):
-        """Of an operator whose values are seen; what it gives is traced, to save time."""
+        """Operators and vectors are traced, to save time."""
         number = jnp.asarray(0.7) if number == "JAX's" else NUMBERS[number]
         assert jnp.asarray(0.7).dtype == np.float64
         op, x = self.op(assume), jnp.asarray(draw(6), dtype="float32")
-        made = jax.eval_shape(lambda x: dict(single_results(op, x, number)), x)
+        made = jax.eval_shape(lambda op, x: dict(single_results(op, x, number)), op, x)
         assert self.not_single(made) == {}
 
     def test_stays_where_nothing_is_traced(self):
@@ -997,7 +1017,7 @@ class TestSinglePrecision:
     @pytest.mark.parametrize("assume", ["positive definite", "general"])
     def test_stays_without_x64(self, assume, single_precision):
         op, x = self.op(assume), jnp.asarray(draw(6), dtype="float32")
-        made = jax.eval_shape(lambda x: dict(single_results(op, x, 0.7)), x)
+        made = jax.eval_shape(lambda op, x: dict(single_results(op, x, 0.7)), op, x)
         assert self.not_single(made) == {}
 
     @pytest.mark.parametrize("assume", ["positive definite", "general"])
@@ -1041,19 +1061,13 @@ def general(n): return there(draw((n, n)) + 3 * np.eye(n))
 
 pair, other = kron(definite(2), definite(2)), kron(general(2), general(2))
 moment = definite(2), there(0.1 * np.eye(2))
-diagonal = DiagonalOperator(there(np.arange(1.0, 5.0)))
 ops = [
-    DenseOperator(definite(4)),
     DenseOperator(general(4)),
-    diagonal,
+    DiagonalOperator(there(np.arange(1.0, 5.0))),
     IdentityOperator(4, like=there(np.ones(1))),
     2 * pair,
-    other,
     pair.damped(0.5),
     other.damped(0.5),
-    pair.damped(0.5, "factored"),
-    pair.inverse(),
-    pair + diagonal,
     kronops.block_diag(definite(2), general(2)),
     SeriesOperator(moment, moment, 3, 1),
 ]
@@ -1061,20 +1075,21 @@ x = there(draw(4))
 for op in ops:
     results = [op @ x, op.H @ x, op.solve(x), op.slogdet().sign, op.logdet(), op.trace()]
     results += [op.diagonal(), op.norm(), op.to_dense()]
-    results += [op.damped(0.5).solve(x), op.damped(0.5).logdet()]
     if op.hermitian:
-        results += [op.eigh().eigenvalues, op.sqrt() @ x, op.cholesky() @ x]
+        results += [op.eigh().eigenvalues, op.sqrt() @ x]
     assert op.device == second, op
     for i, result in enumerate(results):
         assert result.device == second, (op, i, result.device)
     moved = op.to_device(first)
     assert moved.device == first and op.device == second
-    here = jax.device_put(x, first)
-    assert (moved @ here).device == moved.solve(here).device == moved.logdet().device == first
-    with pytest.raises(TypeError, match="x is on device .*0, the operator on .*1: .*op.to_device"):
-        op @ here
-    with pytest.raises(TypeError, match="b is on device .*0, the operator on .*1: .*op.to_device"):
-        op.solve(here)
+    assert {leaf.device for leaf in jax.tree.leaves(moved)} == {first}
+    for name, call in (("x", op.matvec), ("b", op.solve)):
+        said = f"{name} is on device .*0, the operator on .*1: .*op.to_device"
+        with pytest.raises(TypeError, match=said):
+            call(jax.device_put(x, first))
+moved = pair.to_device(first)
+here = jax.device_put(x, first)
+assert (moved @ here).device == moved.solve(here).device == moved.logdet().device == first
 with pytest.raises(TypeError, match="two devices, .*1 and .*0"):
     kron(definite(2), jax.device_put(definite(2), first))
 assert jax.jit(lambda op, x: op.solve(x))(pair, x).device == second
@@ -1097,8 +1112,11 @@ def fresh(code, **environment):
 
 
 def test_results_are_on_the_device_of_the_operator():
-    flags = "--xla_force_host_platform_device_count=2"
-    assert fresh(TWO_DEVICES, XLA_FLAGS=flags, JAX_PLATFORMS="cpu") == "passed"
+    options = {"xla_force_host_platform_device_count": 2} | least_effort().get(
+        "compiler_options", {}
+    )
+    flags = " ".join(f"--{name}={value}" for name, value in options.items())
+    assert fresh(TWO_DEVICES, XLA_FLAGS=flags.lower(), JAX_PLATFORMS="cpu") == "passed"
 
 
 @pytest.mark.parametrize("order", ["jax, kronops", "kronops, jax"])

@@ -47,7 +47,7 @@ FLOORS = (
     ("kronops.kfac", "kronops.lineax"),
 )
 # Operators that only kronops makes: they stand for results, and have no public constructor.
-INTERNAL_OPERATORS = {"KroneckerSchurOperator", "PermutationOperator"}
+INTERNAL_OPERATORS = {"ChunkwiseOperator", "KroneckerSchurOperator", "PermutationOperator"}
 # Whatever the user brings is imported by its backend or adapter, and by nothing else.
 ARRAY_LIBRARIES = {"array_api_strict", "cupy", "cupyx", "dask", "jax", "jaxlib", "torch"}
 ARRAY_LIBRARIES |= {"equinox", "lineax"}

@@ -444,6 +444,34 @@ def test_factorisations_are_made_once_for_all_solutions(kind, tracked, factorise
     assert factorised == ONCE[kind]
 
 
+def test_factorisations_of_a_first_use_anywhere_serve_everywhere(factorised):
+    a, b, x, _ = inputs("definite")
+    y = x.clone().requires_grad_()
+
+    def use(op, x):
+        halves = op.power(-0.5) @ x + op.damped(0.5).power(-0.5) @ x
+        return halves.sum() * op.logdet()
+
+    def in_inference_mode(op):
+        with torch.inference_mode():
+            use(op, x)
+
+    wanted = torch.autograd.grad(use(kron(a, b), y), y)
+    for first in (
+        in_inference_mode,
+        lambda op: grad(functools.partial(use, op))(x),
+        lambda op: jvp(functools.partial(use, op), (x,), (x,)),
+        lambda op: vmap(functools.partial(use, op))(x[None]),
+        lambda op: jacfwd(grad(functools.partial(use, op)))(x),
+    ):
+        op = kron(a, b)
+        first(op)
+        before = dict(factorised)
+        found = torch.autograd.grad(use(op, y), y)
+        torch.testing.assert_close(found, wanted)
+        assert factorised == before
+
+
 @pytest.mark.xfail(reason="the systems of derivatives are factorised anew")
 @pytest.mark.parametrize("kind", ONCE)
 def test_factorisations_are_made_once_for_all_gradients(kind, factorised):
@@ -553,6 +581,15 @@ def test_an_operator_holds_clones_that_stay_connected():
     factor = kron(a, b).factors[0].matrix
     assert factor is not a and factor.requires_grad and factor.data_ptr() != a.data_ptr()
     assert torch.equal(torch.autograd.grad(factor.sum(), a)[0], torch.ones_like(a))
+
+
+def test_equal_tensors_are_two_variables():
+    """Although ``A ⊗ B + A ⊗ C`` is one product where nothing is differentiated."""
+    a, b, x, _ = inputs("definite")
+    one, other = leaves(a, a)
+    total = (kron(one, b) + kron(other, 2 * b)) @ x
+    left, right = torch.autograd.grad(total.sum(), (one, other))
+    torch.testing.assert_close(right, 2 * left)
 
 
 def test_steps_of_an_optimiser_do_not_reach_an_operator():
@@ -939,10 +976,10 @@ def test_moves_give_memory_of_their_own():
     assert op.matrix[0, 0] == 1.0 and back.matrix[0, 0] == 7.0
     assert not back.matrix.requires_grad
     backend = op.backend
-    for view in (torch.arange(6.0).reshape(2, 3).mT, torch.tensor([1 + 2j]).conj()):
-        np.testing.assert_array_equal(
-            backend.from_numpy(backend.to_numpy(view)), view.resolve_conj()
-        )
+    conjugated = torch.tensor([1 + 2j]).conj()
+    for view in (torch.arange(6.0).reshape(2, 3).mT, conjugated, conjugated.imag):
+        plain = view.resolve_conj().resolve_neg()
+        np.testing.assert_array_equal(backend.from_numpy(backend.to_numpy(view)), plain)
     assert backend.from_numpy(np.eye(2, dtype=np.float32)).dtype == torch.float32
 
 

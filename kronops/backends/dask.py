@@ -1,7 +1,7 @@
 """Dask: lazy arrays in chunks of another library, whose own functions work on the chunks.
 
 Nothing here computes but `DaskBackend.to_numpy`. So no values are seen, and what is wrong with
-them is an error when a result is computed.
+them is an error, or NaN, when a result is computed.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ class DaskBackend(Backend):
 
     Examples
     --------
-    >>> import dask.array as da  # doctest: +SKIP
+    >>> import dask.array as da
     >>> from kronops.backends import backend_of
-    >>> backend_of(da.zeros(2))  # doctest: +SKIP
+    >>> backend_of(da.zeros(2))
     DaskBackend('dask')
     """
 
     def __init__(self, name: str, xp: Any) -> None:
-        linalg = vars(xp.linalg) | {"matrix_norm": _matrix_norm, "svd": _svd}
-        own = {"eye": _eye, "matmul": _matmul, "reshape": _reshape, "take": _take}
-        own["linalg"] = types.SimpleNamespace(**linalg)
-        super().__init__(name, types.SimpleNamespace(**(vars(xp) | own)))
+        own: dict[str, Any] = {"eye": _eye, "matmul": _matmul, "reshape": _reshape, "take": _take}
+        own_linalg: dict[str, Any] = {"matrix_norm": _matrix_norm, "svd": _svd}
+        linalg = vars(xp.linalg) | own_linalg
+        names = vars(xp) | own | {"linalg": types.SimpleNamespace(**linalg)}
+        super().__init__(name, types.SimpleNamespace(**names))
 
     def values(self, array: Array) -> Array | None:
         """None: to see values is to compute them."""
@@ -63,8 +64,8 @@ class DaskBackend(Backend):
         return self.chunk_backend(array).to_numpy(array.compute())
 
     def from_numpy(self, array: np.ndarray[Any, Any], device: Any = None) -> Array:
-        """The array in memory, as one chunk."""
-        return da.from_array(array.copy(), chunks=-1)
+        """The array in memory, in one chunk unless it is larger than Dask's chunks are."""
+        return da.from_array(array.copy())
 
     # -- arrays in chunks ----------------------------------------------------------------------
 
@@ -74,7 +75,8 @@ class DaskBackend(Backend):
 
     def map_vectors(
         self,
-        method: Callable[[Array], Array],
+        owner: Any,
+        method: str,
         x: Array,
         axis: int,
         like: Array,
@@ -82,41 +84,43 @@ class DaskBackend(Backend):
     ) -> Array:
         """One task for each chunk of whole vectors; by parts where no chunk can hold a vector.
 
-        Chunks stay about as large as they are; those of a result of the same shape are the same.
+        Chunks stay as large as they are, about; those of a result of the same shape are the same.
         """
         if by_parts and x.numblocks[axis] > 1 and x.shape[axis] > math.prod(x.chunksize):
             made = by_parts(x)
         else:
-            operator = dask.delayed(method.__self__, pure=True, traverse=False)  # type: ignore[attr-defined]
-            made = _map_whole(x, axis, like, _call_method, method.__name__, operator)
+            # A task of its own, so that workers keep the owner with all that it keeps.
+            task = dask.delayed(owner, pure=True, traverse=False)
+            made = _map_whole(x, axis, like.shape[axis], like, _call_method, task, method)
         return _rechunked(made, x.chunks) if made.shape == x.shape else made
 
     # -- factorisations, of matrices brought into one chunk ------------------------------------
 
     def cholesky(self, matrix: Array) -> Array:
         """That of the chunks' library."""
-        return _of_whole("cholesky", matrix, self.wide(matrix))[0]
+        return _of_whole("cholesky", matrix, (matrix.shape, self.wide(matrix).dtype))[0]
 
     def lu(self, matrix: Array) -> Any:
         """That of the chunks' library: a matrix and pivots."""
-        pivots = da.zeros(matrix.shape[0], dtype=np.intp)
-        return _of_whole("lu", matrix, self.wide(matrix), pivots)
+        pivots = matrix.shape[:1], np.dtype(np.intp)
+        return _of_whole("lu", matrix, (matrix.shape, self.wide(matrix).dtype), pivots)
 
     def lu_slogdet(self, factors: Any) -> tuple[Array, Array]:
         """That of the chunks' library."""
-        one = da.ones((), dtype=factors[0].dtype)
-        sign, logabsdet = _of_whole("lu_slogdet", factors, one, da.real(one))
+        dtype = factors[0].dtype
+        sign, logabsdet = _of_whole("lu_slogdet", factors, ((), dtype), ((), _real(dtype)))
         return sign, logabsdet
 
     def eigh(self, matrix: Array) -> tuple[Array, Array]:
         """That of the chunks' library."""
-        values, vectors = _of_whole("eigh", matrix, da.real(matrix[0]), matrix)
+        spectrum = matrix.shape[:1], _real(matrix.dtype)
+        values, vectors = _of_whole("eigh", matrix, spectrum, (matrix.shape, matrix.dtype))
         return values, vectors
 
     def schur(self, matrix: Array) -> tuple[Array, Array]:
         """That of the chunks' library."""
-        like = matrix.astype(np.result_type(matrix.dtype, np.complex64))
-        triangle, basis = _of_whole("schur", matrix, like, like)
+        form = matrix.shape, np.result_type(matrix.dtype, np.complex64)
+        triangle, basis = _of_whole("schur", matrix, form, form)
         return triangle, basis
 
     def solve_triangular(
@@ -134,35 +138,62 @@ class DaskBackend(Backend):
         return _solve("lu_solve", factors, b, adjoint=adjoint)
 
 
-def _of_whole(function: str, arrays: Any, *likes: Array, **options: Any) -> tuple[Array, ...]:
-    """What a function of the chunks' library gives for whole arrays, each in one chunk."""
+# -- functions of the chunks' library ----------------------------------------------------------
+
+
+def _of_whole(function: str, arrays: Any, *forms: Any, **options: Any) -> tuple[Array, ...]:
+    """What a function gives for whole arrays: one chunk each, of known shapes and dtypes."""
     made = dask.delayed(_call, pure=True)(function, arrays, **options)
-    parts = [made] if len(likes) == 1 else [made[i] for i in range(len(likes))]
+    parts = [made] if len(forms) == 1 else [made[i] for i in range(len(forms))]
     return tuple(
-        da.from_delayed(part, like.shape, dtype=like.dtype, meta=like._meta)
-        for part, like in zip(parts, likes, strict=True)
+        da.from_delayed(part, shape, meta=_meta(_first(arrays), shape, dtype))
+        for part, (shape, dtype) in zip(parts, forms, strict=True)
     )
 
 
 def _solve(function: str, factors: Any, b: Array, **options: Any) -> Array:
-    first = factors[0] if isinstance(factors, tuple) else factors
-    like = b.astype(np.result_type(first.dtype, b.dtype))
+    """``function(factors, columns)``, the factors whole, for each chunk of whole columns."""
+    like = _meta(b, b.shape, np.result_type(_first(factors).dtype, b.dtype))
     whole = dask.delayed(factors, pure=True)
-    return _map_whole(b, 0, like, _call, function, whole, **options)
+    return _map_whole(b, 0, b.shape[0], like, _call, function, whole, **options)
 
 
 def _map_whole(
-    x: Array, axis: int, like: Array, function: Callable[..., Array], *leading: Any, **options: Any
+    x: Array, axis: int, size: int, like: Array, function: Any, *arguments: Any, **options: Any
 ) -> Array:
-    """``function(*leading, chunk)`` of chunks in which ``axis`` is whole and becomes ``like``'s."""
+    """``function(*arguments, chunk)`` of chunks with ``axis`` whole, which gets another size."""
     whole = _whole(x, axis)
     chunks = list(whole.chunks)
-    chunks[axis] = (like.shape[axis],)
-    meta = getattr(like, "_meta", like)
-    arguments = (*leading, whole)
-    return da.map_blocks(
-        function, *arguments, chunks=chunks, dtype=like.dtype, meta=meta, **options
-    )
+    chunks[axis] = (size,)
+    meta = _meta(x, x.shape, like.dtype)
+    return da.map_blocks(function, *arguments, whole, chunks=chunks, meta=meta, **options)
+
+
+def _call(function: str, arrays: Any, *rest: Any, **options: Any) -> Any:
+    """A method of the arrays' backend, or a function of its namespace for linear algebra."""
+    backend = backend_of(_first(arrays))
+    owner = backend if hasattr(backend, function) else backend.xp.linalg
+    return getattr(owner, function)(arrays, *rest, **options)
+
+
+def _call_method(owner: Any, method: str, chunk: Array) -> Array:
+    return getattr(owner, method)(chunk)
+
+
+def _first(arrays: Any) -> Array:
+    return arrays[0] if isinstance(arrays, tuple) else arrays
+
+
+def _real(dtype: Any) -> Any:
+    return np.empty(0, dtype).real.dtype
+
+
+def _meta(array: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """No entries, of the library of the array's chunks."""
+    return backend_of(array._meta).xp.empty((0,) * len(shape), dtype=dtype)
+
+
+# -- other chunks ------------------------------------------------------------------------------
 
 
 def _whole(x: Array, axis: int) -> Array:
@@ -172,37 +203,35 @@ def _whole(x: Array, axis: int) -> Array:
     return _rechunked(x, dict.fromkeys(range(x.ndim), "auto") | {axis % x.ndim: -1})
 
 
+def _contiguous(x: Array) -> Array:
+    """``x`` in chunks of entries that follow each other, as many as they hold now."""
+    if not x.size:
+        return x.rechunk(-1)
+    chunks: list[int] = []
+    entries = math.prod(x.chunksize)
+    for size in reversed(x.shape):
+        chunks.insert(0, min(size, max(entries, 1)))
+        entries //= chunks[0]
+    return _rechunked(x, tuple(chunks))
+
+
 def _rechunked(x: Array, chunks: Any) -> Array:
     """``x`` in other chunks, without larger ones on the way."""
     largest = max(math.prod(x.chunksize), 1) * x.dtype.itemsize
     return x.rechunk(chunks, block_size_limit=largest)
 
 
-def _call(function: str, factors: Any, *rest: Any, **options: Any) -> Any:
-    backend = backend_of(factors[0] if isinstance(factors, tuple) else factors)
-    of_library = getattr(backend.xp.linalg, function, None)
-    return getattr(backend, function, of_library)(factors, *rest, **options)
-
-
-def _take_chunk(chunk: Array, indices: Array, axis: int) -> Array:
-    return backend_of(chunk).xp.take(chunk, indices, axis=axis)
-
-
-def _call_method(name: str, owner: Any, chunk: Array) -> Array:
-    return getattr(owner, name)(chunk)
-
-
-# -- what Dask's namespace does otherwise ------------------------------------------------------
+# -- what Dask's namespace lacks or does otherwise ---------------------------------------------
 
 
 def _eye(n: int, m: int | None = None, /, *, k: int = 0, dtype: Any, device: Any) -> Array:
-    """From a square one: Dask gives wide ones chunks that are not there."""
+    """From a square one: to wide ones Dask gives chunks that are not there."""
     columns = n if m is None else m
     return da.eye(max(n, columns), k=k, dtype=dtype)[:n, :columns]
 
 
 def _matmul(a: Array, b: Array) -> Array:
-    """Without partial sums where one side has the inner axis whole: they would be large."""
+    """Without partial sums, which are large, where one side has the inner axis whole."""
     if min(a.ndim, b.ndim) > 1:
         if a.numblocks[-1] == 1:
             b = _whole(b, -2)
@@ -211,7 +240,7 @@ def _matmul(a: Array, b: Array) -> Array:
     return da.matmul(a, b)
 
 
-def _reshape(x: Array, shape: Any, copy: bool | None = None) -> Array:
+def _reshape(x: Array, shape: Any) -> Array:
     """By way of a flat array where axes are not merged or split one by one."""
     if x.npartitions > 1:
         x = _contiguous(x)
@@ -219,18 +248,6 @@ def _reshape(x: Array, shape: Any, copy: bool | None = None) -> Array:
         return da.reshape(x, shape)
     except NotImplementedError:
         return da.reshape(da.reshape(x, (-1,)), shape)
-
-
-def _matrix_norm(matrix: Array, /, *, ord: Any = "fro") -> Array:
-    return _of_whole("matrix_norm", matrix, da.real(matrix[0, 0]), ord=ord)[0]
-
-
-def _svd(matrix: Array, /, *, full_matrices: bool) -> tuple[Array, ...]:
-    """Without `full_matrices` alone."""
-    m, n = matrix.shape
-    rank = min(m, n)
-    likes = matrix[:, :rank], da.real(matrix[0, :rank]), matrix[:rank]
-    return _of_whole("svd", matrix, *likes, full_matrices=full_matrices)
 
 
 def _take(x: Array, indices: Array, /, *, axis: int = -1) -> Array:
@@ -241,13 +258,17 @@ def _take(x: Array, indices: Array, /, *, axis: int = -1) -> Array:
     return da.blockwise(_take_chunk, *arguments, axis=axis, concatenate=True, meta=x._meta)
 
 
-def _contiguous(x: Array) -> Array:
-    """``x`` in chunks that hold entries which follow each other, as many as before."""
-    if not x.size:
-        return x.rechunk(-1)
-    chunks: list[int] = []
-    entries = math.prod(x.chunksize)
-    for size in reversed(x.shape):
-        chunks.insert(0, min(size, max(entries, 1)))
-        entries //= chunks[0]
-    return _rechunked(x, tuple(chunks))
+def _take_chunk(chunk: Array, indices: Array, axis: int) -> Array:
+    return backend_of(chunk).xp.take(chunk, indices, axis=axis)
+
+
+def _matrix_norm(matrix: Array, /, *, ord: Any = "fro") -> Array:
+    return _of_whole("matrix_norm", matrix, ((), _real(matrix.dtype)), ord=ord)[0]
+
+
+def _svd(matrix: Array, /, *, full_matrices: bool) -> tuple[Array, ...]:
+    """Of shapes that hold without ``full_matrices``."""
+    (m, n), dtype = matrix.shape, matrix.dtype
+    k = min(m, n)
+    forms = ((m, k), dtype), ((k,), _real(dtype)), ((k, n), dtype)
+    return _of_whole("svd", matrix, *forms, full_matrices=full_matrices)

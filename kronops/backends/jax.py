@@ -56,6 +56,7 @@ class JaxBackend(Backend):
         """The solution, by ``custom_linear_solve`` where something is traced."""
         if not any(self.is_tracked(array) for array in (b, *system.arrays)):
             return system.solve(b)
+        b = b.astype(jax.eval_shape(system.multiply, b).dtype)  # of the solution, as JAX needs it
         return jax.lax.custom_linear_solve(
             system.multiply,
             b,
@@ -158,7 +159,8 @@ class JaxBackend(Backend):
         diagonal = jnp.diagonal(matrix)
         exchanges = jnp.sum(pivots != jnp.arange(diagonal.shape[0]))
         magnitudes = jnp.abs(diagonal)
-        sign = jnp.prod(diagonal / magnitudes) * (1 - 2 * (exchanges % 2))
+        units = diagonal / jnp.where(magnitudes == 0, 1, magnitudes)
+        sign = jnp.prod(units) * (1 - 2 * (exchanges % 2))
         return sign.astype(matrix.dtype), jnp.sum(jnp.log(magnitudes))
 
     def schur(self, matrix: Array) -> tuple[Array, Array]:

@@ -122,27 +122,29 @@ class Backend:
 
     def map_vectors(
         self,
-        method: Callable[[Array], Array],
+        owner: Any,
+        method: str,
         x: Array,
         axis: int,
         like: Array,
         by_parts: Callable[[Array], Array] | None = None,
     ) -> Array:
-        """``method(x)``, chunk by chunk, for a method that acts on vectors along an axis.
+        """``owner.method(x)``, chunk by chunk, for a method that acts on vectors along ``axis``.
 
         Parameters
         ----------
-        method : callable
-            A method of an object that never changes; acts on arrays of `chunk_backend`.
+        owner : object
+            Never changes. The method is given arrays of `chunk_backend`.
+        method : str
         x : array
         axis : int
             Negative.
         like : array of `chunk_backend`
-            What ``method`` gives for no vectors: its dtype, and its size along the axis.
+            What the method gives for no vectors: its dtype, and its size along the axis.
         by_parts : callable, optional
             Gives the same for arrays of this library, whose chunks need not hold whole vectors.
         """
-        return method(x)
+        return getattr(owner, method)(x)
 
     # -- what an array is ----------------------------------------------------------------------
 

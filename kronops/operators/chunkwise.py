@@ -22,10 +22,11 @@ from kronops.vectors import Shape
 
 __all__ = ["ChunkwiseOperator"]
 
+# Their products are elementwise, or made of products with their parts: chunks may be any.
 _ELEMENTWISE = (DiagonalOperator, IdentityOperator)
-# Their products are made of their parts' products, and of what every library has.
 _COMPOSED = (
     BlockDiagonalOperator,
+    KroneckerEigenOperator,
     KroneckerOperator,
     KroneckerSchurOperator,
     ProductOperator,
@@ -56,9 +57,9 @@ class ChunkwiseOperator(LinearOperator):
     Examples
     --------
     >>> import numpy as np, kronops
-    >>> import dask.array as da  # doctest: +SKIP
+    >>> import dask.array as da
     >>> op = kronops.kron(np.eye(2), np.ones((2, 2)))
-    >>> op @ da.ones(4, chunks=2)  # doctest: +SKIP
+    >>> op @ da.ones(4, chunks=2)
     dask.array<getitem, shape=(4,), dtype=float64, chunksize=(2,), chunktype=numpy.ndarray>
     """
 
@@ -85,17 +86,17 @@ class ChunkwiseOperator(LinearOperator):
     def _matmat(self, x: Array) -> Array:
         op = self.base()
         if isinstance(op, _ELEMENTWISE):
-            return self._parts._matmat(x)
+            return self._lazy._matmat(x)
         none = op.backend.xp.empty((self.shape[1], 0), dtype=x.dtype, device=op.device)
-        by_parts = None if self._parts is None else self._parts._matmat
-        return self.backend.map_vectors(op._matmat, x, -2, op._matmat(none), by_parts)
+        by_parts = (lambda x: self._lazy._matmat(x)) if isinstance(op, _COMPOSED) else None
+        return self.backend.map_vectors(op, "_matmat", x, -2, op._matmat(none), by_parts)
 
     def _apply_last(self, x: Array) -> Array:
         op = self.base()
         if isinstance(op, _ELEMENTWISE):
-            return self._parts._apply_last(x)
+            return self._lazy._apply_last(x)
         none = op.backend.xp.empty((0, self.shape[1]), dtype=x.dtype, device=op.device)
-        return self.backend.map_vectors(op._apply_last, x, -1, op._apply_last(none))
+        return self.backend.map_vectors(op, "_apply_last", x, -1, op._apply_last(none))
 
     def _adjoint(self) -> LinearOperator:
         return self.of(self.base().H, self.backend)
@@ -104,15 +105,14 @@ class ChunkwiseOperator(LinearOperator):
         return self.base()._exponent()
 
     @cached
-    def _parts(self) -> LinearOperator | None:
-        """The operator made of lazy parts, if its product is made of theirs."""
+    def _lazy(self) -> LinearOperator:
+        """The operator made of arrays and operators of the lazy library."""
         op = self.base()
         if isinstance(op, KroneckerEigenOperator):
-            op = op.definition or ProductOperator((op.basis, _diagonal(op), op.basis.H))
-        if not isinstance(op, (*_COMPOSED, *_ELEMENTWISE)):
-            return None
+            op = op.definition or _rotated(op)
         return tree.map_parts(op, self.backend.from_numpy, lambda part: self.of(part, self.backend))
 
 
-def _diagonal(op: KroneckerEigenOperator) -> DiagonalOperator:
-    return DiagonalOperator(op.eigenvalues, check_finite=False)
+def _rotated(op: KroneckerEigenOperator) -> ProductOperator:
+    values = DiagonalOperator(op.eigenvalues, check_finite=False)
+    return ProductOperator((op.basis, values, op.basis.H))
