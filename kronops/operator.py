@@ -479,7 +479,7 @@ class LinearOperator(ABC):
 
         Returns
         -------
-        array, shape (*shape, n)
+        array, shape ``shape + (n,)``
 
         Raises
         ------

@@ -83,10 +83,10 @@ def close(got, want) -> None:
 # -- operators in memory, chunked vectors ---------------------------------------------------------
 
 
-def in_memory(name: str, dtype: str = "complex128"):
+def in_memory(name: str):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DensificationWarning)
-        return zoo.CASES[name](zoo.Maker(np, dtype))
+        return zoo.CASES[name](zoo.Maker(np, "complex128"))
 
 
 def vectors(n: int):
@@ -201,7 +201,7 @@ def test_pairs_and_blocks():
         "dense": (da.from_array(weights, chunks=(2, 3)), da.from_array(bias, chunks=1)),
         "scale": da.from_array(scale, chunks=3),
     }
-    for apply in (op.multiply, op.multiply_inverse, op.damped(0.1, "factored").multiply_inverse):
+    for apply in (op.multiply, op.multiply_inverse, op.damped(0.1).multiply_inverse):
         made, want = apply(lazy), apply(v)
         close(made["dense"][0], want["dense"][0])
         close(made["dense"][1], want["dense"][1])
@@ -230,13 +230,13 @@ def test_columns_in_chunks_need_no_communication():
     x = da.from_array(normal(1200, 12), chunks=(1200, 3))
     for made in (op @ x, op.solve(x), DenseOperator(op.to_dense()).solve(x)):
         assert made.chunks == x.chunks
-        assert tasks(made) == 2 * x.npartitions + 2  # the input, the operator, one for each chunk
+        assert tasks(made) == 2 * x.npartitions + 1  # and the operator
 
 
 def test_a_vector_of_many_chunks():
-    op = kron(definite(50), definite(40), definite(50)).damped(0.1)
-    x = normal(100_000)
-    chunked = da.from_array(x, chunks=500)
+    op = kron(definite(20), definite(50), definite(20)).damped(0.1)
+    x = normal(20_000)
+    chunked = da.from_array(x, chunks=100)
     made = op.solve(chunked)
     assert made.chunks == chunked.chunks
     assert tasks(made) <= 200 * made.npartitions
@@ -328,10 +328,10 @@ def test_an_operator_of_someone_else_is_lazy():
 
 
 class ChunkedMaker(zoo.Maker):
-    """Draws the same matrices, in chunks of two rows and columns."""
+    """Draws the same matrices, in chunks of three rows and columns."""
 
     def __call__(self, matrix):
-        return da.from_array(np.asarray(matrix).astype(self.numpy_dtype), chunks=2)
+        return da.from_array(np.asarray(matrix).astype(self.numpy_dtype), chunks=3)
 
     def real(self, values):
         return super().real(values).rechunk(2)
@@ -342,10 +342,11 @@ SEEN = [name for name in zoo.CASES if name != "kronecker_wild_scales"]
 
 
 @pytest.mark.filterwarnings("ignore::kronops.errors.DensificationWarning")
-@pytest.mark.parametrize("dtype", ["float64", "complex128"])
 @pytest.mark.parametrize("name", SEEN)
-def test_an_operator_of_dask_arrays_is_lazy(name, dtype):
-    op, matrix = zoo.CASES[name](ChunkedMaker(da, dtype))
+def test_an_operator_of_dask_arrays_is_lazy(name):
+    looks = name == "transposed_sum"  # its case asks for the entries of an operator
+    with dask.config.set(scheduler="sync" if looks else refuse_to_compute):
+        op, matrix = zoo.CASES[name](ChunkedMaker(da, "complex128"))
     m, n = matrix.shape
     x = normal(n, 3)
     chunked = da.from_array(x, chunks=(2, 2))
@@ -366,11 +367,10 @@ def test_an_operator_of_dask_arrays_is_lazy(name, dtype):
 
 
 def test_right_hand_sides_keep_their_chunks_of_columns():
-    a = da.from_array(definite(12), chunks=5)
-    b = da.from_array(normal(12, 9), chunks=(4, 3))
-    for assume in (None, "positive definite"):
-        made = DenseOperator(a, assume).solve(b)
-        assert made.chunks == ((12,), (3, 3, 3))
+    b = da.from_array(normal(12, 9), chunks=(12, 3))
+    for assume, chunks in itertools.product((None, "positive definite"), (12, 5)):
+        made = DenseOperator(da.from_array(definite(12), chunks=chunks), assume).solve(b)
+        assert made.chunks[1] == b.chunks[1]
         close(made, np.linalg.solve(definite(12), normal(12, 9)))
 
 
@@ -435,7 +435,7 @@ def test_wide_identities_and_uneven_shapes():
     ):
         chunked = da.from_array(x.reshape(before), chunks=3)
         made = xp.reshape(chunked, after)
-        assert max(chunk_sizes(made)) <= max(chunk_sizes(chunked))
+        assert max(chunk_sizes(made)) <= 2 * max(chunk_sizes(chunked))
         np.testing.assert_array_equal(computed(made), x.reshape(after))
 
 

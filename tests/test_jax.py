@@ -978,6 +978,8 @@ def single_results(op, x, number):
         yield name, made @ x
         yield f"{name} solve", made.solve(x)
         yield f"{name} logdet", made.logdet()
+        yield f"{name} trace", made.trace()
+        yield f"{name} diagonal", made.diagonal()
 
 
 NUMBERS = {

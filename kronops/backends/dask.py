@@ -153,7 +153,10 @@ def _of_whole(function: str, arrays: Any, *forms: Any, **options: Any) -> tuple[
 
 def _solve(function: str, factors: Any, b: Array, **options: Any) -> Array:
     """``function(factors, columns)``, the factors whole, for each chunk of whole columns."""
-    like = _meta(b, b.shape, np.result_type(_first(factors).dtype, b.dtype))
+    first = _first(factors)
+    like = _meta(b, b.shape, np.result_type(first.dtype, b.dtype))
+    if b.shape[0] * b.chunksize[1] <= first.size:  # no more than the factor in one chunk is
+        b = b.rechunk({0: -1})
     whole = dask.delayed(factors, pure=True)
     return _map_whole(b, 0, b.shape[0], like, _call, function, whole, **options)
 
