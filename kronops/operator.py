@@ -415,7 +415,7 @@ class LinearOperator(ABC):
         ------
         LinAlgError
             The determinant is negative or complex: `slogdet` has its sign. Where values cannot be
-            seen, under `jax.jit`, the result is NaN instead.
+            seen, under ``jax.jit``, the result is NaN instead.
         """
         sign, logabsdet = self.slogdet()
         seen = self.backend.values(sign)

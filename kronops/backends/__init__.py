@@ -55,6 +55,8 @@ def register_backend(name: str, location: str) -> None:
     >>> from kronops.backends import register_backend
     >>> register_backend("numpy", "kronops.backends.numpy:NumpyBackend")
     """
+    if _LOCATIONS.get(name) == location:
+        return  # operators compare backends by identity
     _LOCATIONS[name] = location
     _LOADED.pop(name, None)
     _BY_TYPE.clear()
