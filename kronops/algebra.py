@@ -116,7 +116,7 @@ def spectral(basis: LinearOperator, eigenvalues: Array) -> LinearOperator:
 
 def shift_kronecker(op: KroneckerOperator, scalar: Scalar) -> LinearOperator:
     """``op + scalar·I``, by eigendecompositions of the factors or by their Schur forms."""
-    if not op.hermitian:
+    if not op._untracked.hermitian:
         return KroneckerSchurOperator(op, scalar)
     return KroneckerEigenOperator.from_shift(op, scalar)
 

@@ -93,8 +93,9 @@ class DenseOperator(LinearOperator):
 
     @cached
     def hermitian(self) -> bool:
+        """Of a variable only what is claimed: its derivatives are in all directions."""
         if self.assume is None:
-            return is_hermitian(self.matrix)
+            return not self._tracked and is_hermitian(self.matrix)
         return self.assume != "general"
 
     def _matmat(self, x: Array) -> Array:
@@ -102,9 +103,10 @@ class DenseOperator(LinearOperator):
 
     @cached
     def _entries(self) -> Array:
-        """The matrix; its Hermitian part if it is claimed Hermitian and nobody can check that."""
+        """The matrix; its Hermitian part if it is claimed Hermitian, and varies or is hidden."""
         claimed = self.assume in ("symmetric", "positive definite")
-        if not claimed or self.backend.values(self.matrix) is not None:
+        hidden = self._tracked or self.backend.values(self.matrix) is None
+        if not (claimed and hidden):
             return self.matrix
         return 0.5 * self.matrix + 0.5 * self.backend.adjoint(self.matrix)
 
@@ -159,9 +161,9 @@ class DenseOperator(LinearOperator):
         if x.ndim == 2:
             return self._solver.solve(x)
         xp = self.backend.xp
-        rolled = xp.moveaxis(x, -2, 0)
+        rolled = xp.moveaxis(x, (-2,), (0,))
         wide = xp.reshape(rolled, (x.shape[-2], math.prod(rolled.shape[1:])))
-        return xp.moveaxis(xp.reshape(self._solver.solve(wide), rolled.shape), 0, -2)
+        return xp.moveaxis(xp.reshape(self._solver.solve(wide), rolled.shape), (0,), (-2,))
 
     def _slogdet(self) -> tuple[Array, Array]:
         try:
@@ -188,9 +190,10 @@ class DenseOperator(LinearOperator):
 
     def _cholesky(self) -> LinearOperator:
         self._require_hermitian()
-        made = self._factorisation
-        if not (self.hermitian and made.definite):
-            made = factorise(self._entries, True, True, self._label)
+        definite = self.hermitian and self._factorisation.definite
+        made = (
+            self._factorisation if definite else factorise(self._entries, True, True, self._label)
+        )
         if not made.definite:
             raise LinAlgError(f"{self._label} is not positive definite")
         lower, certain = made.cholesky(), self._hermitian_or_nan
@@ -215,8 +218,8 @@ class DenseOperator(LinearOperator):
 
     def _norm(self, ord: Any) -> Array:
         if ord == "fro":
-            return scaled_norm(self.backend.xp, self.matrix)
-        return self.backend.xp.linalg.matrix_norm(self.matrix, ord=ord)
+            return scaled_norm(self.backend.xp, self._entries)
+        return self.backend.xp.linalg.matrix_norm(self._entries, ord=ord)
 
     def _shifted(self, scalar: Scalar) -> LinearOperator:
         if not is_real(scalar):
@@ -235,7 +238,7 @@ class DenseOperator(LinearOperator):
 
     def _plus(self, other: LinearOperator) -> LinearOperator | None:
         if isinstance(other, DenseOperator) and other.domain_shape == self.domain_shape:
-            return self.with_matrix(self.matrix + other.matrix)
+            return self.with_matrix(self._entries + other._entries)
         return None
 
     def with_matrix(self, matrix: Array, assume: str | None = None) -> DenseOperator:

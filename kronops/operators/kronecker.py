@@ -212,7 +212,7 @@ class KroneckerOperator(LinearOperator):
     def _exponent(self) -> int:
         return sum(factor._exponent() for factor in self.factors) + binary_exponent(self.scale)
 
-    def _adjoint(self) -> LinearOperator:
+    def _adjoint(self) -> KroneckerOperator:
         return self._with([factor.H for factor in self.factors], conjugate(self.scale))
 
     def _transpose(self) -> KroneckerOperator:

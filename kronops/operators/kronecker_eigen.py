@@ -21,6 +21,7 @@ from kronops.operators.dense import same
 from kronops.operators.diagonal import DiagonalOperator
 from kronops.operators.identity import IdentityOperator
 from kronops.operators.kronecker import KroneckerOperator, as_factors, sample_of_sum
+from kronops.operators.kronecker_schur import KroneckerSchurOperator
 from kronops.operators.scaled import identity_multiple
 from kronops.scalars import Scalar, conjugate, is_real, real_if_real
 from kronops.scaling import exponent, rescale
@@ -161,7 +162,7 @@ class KroneckerEigenOperator(LinearOperator):
     @property
     def hermitian(self) -> bool:
         if self.base is not None:
-            return is_real(real_if_real(self.shift))
+            return self.base.hermitian and is_real(real_if_real(self.shift))
         return not is_complex(self.eigenvalues)
 
     def _matmat(self, x: Array) -> Array:
@@ -178,7 +179,7 @@ class KroneckerEigenOperator(LinearOperator):
         if self.hermitian:
             return self
         if self.base is not None:
-            return self.from_shift(self.base, conjugate(self.shift), self.inverted)
+            return self.from_shift(self.base._adjoint(), conjugate(self.shift), self.inverted)
         return self._with(self.backend.xp.conj(self.eigenvalues))
 
     def _transpose(self) -> LinearOperator:
@@ -199,12 +200,19 @@ class KroneckerEigenOperator(LinearOperator):
     def _power(self, p: float) -> LinearOperator:
         if p < 0:
             return self.inverse().power(-p)
+        if p.is_integer() and self._varies:
+            return super()._power(p)
         return self._with(spectrum.power(self.eigenvalues, p, self._label))
 
     def _eigenbasis(self) -> tuple[Array, LinearOperator]:
         return self.eigenvalues, self.basis
 
     def _slogdet(self) -> tuple[Array, Array]:
+        if self.inverted:
+            sign, logabsdet = self.inverse()._slogdet()
+            return (self.backend.xp.conj(sign) if self._complex else sign), -logabsdet
+        if self._varies:
+            return KroneckerSchurOperator(self._definition, self.shift)._slogdet()
         sign, logabsdet = DiagonalOperator(self._flat, check_finite=False)._slogdet()
         return self.backend.xp.astype(sign, self.dtype), logabsdet
 
@@ -284,6 +292,11 @@ class KroneckerEigenOperator(LinearOperator):
     def _definition(self) -> KroneckerOperator:
         """The Kronecker product among the fields, of this operator's shapes."""
         return self.base or self.rotation  # type: ignore[return-value]
+
+    @property
+    def _varies(self) -> bool:
+        """Whether it is Hermitian only now: its derivatives are those of a general product."""
+        return self.base is not None and not self.base.hermitian
 
     @property
     def _flat(self) -> Array:

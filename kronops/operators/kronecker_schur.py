@@ -12,6 +12,7 @@ from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
+from kronops.operators.dense import DenseOperator
 from kronops.operators.diagonal import DiagonalOperator
 from kronops.operators.kronecker import KroneckerOperator, sample_of_sum
 from kronops.scalars import Scalar, binary_exponent, conjugate
@@ -92,7 +93,7 @@ class KroneckerSchurOperator(LinearOperator):
 
     def _slogdet(self) -> tuple[Array, Array]:
         xp = self.backend.xp
-        if self._tracked:
+        if self.base._tracked:
             sign, logabsdet = self._differentiable_slogdet()
         else:
             flat = xp.reshape(self._eigenvalues, (-1,))
@@ -118,25 +119,21 @@ class KroneckerSchurOperator(LinearOperator):
     def _log_determinant(self, arrays: Sequence[Array]) -> Array:
         *matrices, shift = arrays
         xp = self.backend.xp
-        return xp.sum(xp.log(outer(self._spectra(matrices), self.base.scale) + shift))
+        spectra = [_spectrum(DenseOperator(m, check_finite=False)) for m in matrices]
+        return xp.sum(xp.log(outer(spectra, self.base.scale) + shift))
 
     def _log_determinant_gradients(self, arrays: Sequence[Array]) -> list[Array]:
         """``∂ log det / ∂Aₖ = Σⱼ μⱼ (μⱼ Aₖ + shift)⁻ᵀ``, with ``μ`` the spectrum of the others."""
         *matrices, shift = arrays
         xp = self.backend.xp
-        spectra = self._spectra(matrices)
+        factors = [DenseOperator(matrix, check_finite=False) for matrix in matrices]
+        spectra = [_spectrum(factor) for factor in factors]
         gradients = []
-        for k, matrix in enumerate(matrices):
+        for k, factor in enumerate(factors):
             one = xp.ones((1,), dtype=spectra[k].dtype, device=self.device)
-            mu = outer([one, *spectra[:k], *spectra[k + 1 :]], self.base.scale)[:, None, None]
-            identity = xp.eye(matrix.shape[0], dtype=one.dtype, device=self.device)
-            inverses = xp.linalg.inv(mu * matrix + shift * identity)
-            gradients.append(xp.matrix_transpose(xp.sum(mu * inverses, axis=0)))
+            mu = outer([one, *spectra[:k], *spectra[k + 1 :]], self.base.scale)
+            gradients.append(xp.matrix_transpose(_sum_of_resolvents(factor, mu, shift)))
         return [*gradients, xp.sum(1 / (outer(spectra, self.base.scale) + shift))]
-
-    def _spectra(self, matrices: Sequence[Array]) -> list[Array]:
-        """The eigenvalues of the factors, which are the diagonals of their Schur forms."""
-        return [self.backend.xp.linalg.diagonal(self.backend.schur(m)[0]) for m in matrices]
 
     def _solve(self, x: Array) -> Array:
         xp = self.backend.xp
@@ -199,3 +196,26 @@ class KroneckerSchurOperator(LinearOperator):
         diagonals = [self.backend.xp.linalg.diagonal(t) for t, _ in self.base.kept_schur]
         values = outer(diagonals, self.base.scale)
         return values + rescale(self.backend.xp.ones_like(values), [self.shift])
+
+
+def _spectrum(factor: DenseOperator) -> Array:
+    """The eigenvalues, complex; in general the diagonal of the Schur form."""
+    backend, xp = factor.backend, factor.backend.xp
+    if not factor.hermitian:
+        return xp.linalg.diagonal(backend.schur(factor.matrix)[0])
+    values = factor._eigenbasis()[0]
+    return xp.astype(values, xp.result_type(values.dtype, xp.complex64))
+
+
+def _sum_of_resolvents(factor: DenseOperator, mu: Array, shift: Array) -> Array:
+    """``Σⱼ μⱼ (μⱼ A + shift)⁻¹``."""
+    xp = factor.backend.xp
+    mu = mu[:, None]
+    if factor.hermitian:
+        values, basis = factor._eigenbasis()
+        return factor._algebra.spectral(
+            basis, xp.sum(mu / (mu * values + shift), axis=0)
+        ).to_dense()
+    identity = xp.eye(factor.shape[0], dtype=mu.dtype, device=factor.device)
+    mu = mu[..., None]
+    return xp.sum(mu * xp.linalg.inv(mu * factor.matrix + shift * identity), axis=0)
