@@ -13,7 +13,14 @@ import jax.scipy.linalg as jsl
 import numpy as np
 import scipy.linalg
 
-from kronops.backends.standard import Array, Backend, Gradients, LinearSystem, Number
+from kronops.backends.standard import (
+    NO_DERIVATIVE,
+    Array,
+    Backend,
+    Gradients,
+    LinearSystem,
+    Number,
+)
 from kronops.errors import LinAlgError
 
 __all__ = ["JaxBackend"]
@@ -67,7 +74,7 @@ class JaxBackend(Backend):
     def with_gradients(
         self, function: Number, gradients: Gradients, arrays: Sequence[Array]
     ) -> Array:
-        """By a custom rule that can be differentiated once."""
+        """By a custom rule, which can be differentiated where ``gradients`` can."""
         number = jax.custom_jvp(lambda *arrays: function(arrays))
 
         @number.defjvp
@@ -165,23 +172,8 @@ class JaxBackend(Backend):
 
     def schur(self, matrix: Array) -> tuple[Array, Array]:
         """JAX's on CPUs, on the host elsewhere; without derivatives."""
-        triangle, basis = jax.lax.platform_dependent(
-            self.wide(matrix),
-            cpu=lambda a: tuple(jsl.schur(a, "complex")),
-            default=self._schur_on_host,
-        )
+        triangle, basis = _schur(self.wide(matrix))
         return triangle, basis
-
-    def _schur_on_host(self, matrix: Array) -> Any:
-        dtype = jnp.result_type(matrix.dtype, jnp.complex64)
-
-        def by_scipy(host: Any) -> Any:
-            stack = np.asarray(host).reshape(-1, *host.shape[-2:])
-            pairs = zip(*(scipy.linalg.schur(part, "complex") for part in stack), strict=True)
-            return tuple(np.reshape(parts, host.shape).astype(dtype) for parts in pairs)
-
-        both = (jax.ShapeDtypeStruct(matrix.shape, dtype),) * 2
-        return jax.pure_callback(by_scipy, both, matrix, vmap_method="expand_dims")
 
     # -- random numbers ------------------------------------------------------------------------
 
@@ -215,8 +207,28 @@ class _Namespace:
         return getattr(jnp, name)
 
 
-def _complex_schur(matrix: Array) -> Any:
-    return tuple(jsl.schur(matrix, "complex"))
+@jax.custom_jvp
+def _schur(matrix: Array) -> Any:
+    return jax.lax.platform_dependent(
+        matrix, cpu=lambda a: tuple(jsl.schur(a, "complex")), default=_schur_on_host
+    )
+
+
+@_schur.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    raise TypeError(NO_DERIVATIVE)
+
+
+def _schur_on_host(matrix: Array) -> Any:
+    dtype = jnp.result_type(matrix.dtype, jnp.complex64)
+
+    def by_scipy(host: Any) -> Any:
+        stack = np.asarray(host).reshape(-1, *host.shape[-2:])
+        pairs = zip(*(scipy.linalg.schur(part, "complex") for part in stack), strict=True)
+        return tuple(np.reshape(parts, host.shape).astype(dtype) for parts in pairs)
+
+    both = (jax.ShapeDtypeStruct(matrix.shape, dtype),) * 2
+    return jax.pure_callback(by_scipy, both, matrix, vmap_method="expand_dims")
 
 
 def _with_keys(fields: dict[str, Any], static: Any) -> Any:

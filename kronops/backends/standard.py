@@ -17,11 +17,16 @@ import scipy.linalg
 
 from kronops.errors import LinAlgError
 
-__all__ = ["Array", "Backend", "LinearSystem"]
+__all__ = ["NO_DERIVATIVE", "Array", "Backend", "LinearSystem"]
 
 Array = Any
 Number = Callable[[Sequence[Array]], Array]
 Gradients = Callable[[Sequence[Array]], Sequence[Array]]
+
+NO_DERIVATIVE = (
+    "a Schur form has no derivative, and a logdet by Schur forms no second one: claim what is "
+    'symmetric, DenseOperator(matrix, "symmetric"), for eigenvectors instead'
+)
 
 
 class LinearSystem(Protocol):
@@ -32,7 +37,7 @@ class LinearSystem(Protocol):
         """The floating arrays that ``M`` is made of."""
 
     def with_arrays(self, arrays: Sequence[Array]) -> LinearSystem:
-        """The same system, made of other arrays."""
+        """The same system, made of arrays of the same values: of tracers, say."""
 
     def multiply(self, x: Array) -> Array:
         """``M x``, differentiable in ``x`` and in the arrays."""
@@ -107,7 +112,7 @@ class Backend:
         """``function(arrays)``, a complex number that is holomorphic with known ``gradients``.
 
         Where derivatives are followed, ``d function = Σ gradient · darray`` without conjugates, and
-        ``function`` itself is not looked into. Derivatives of derivatives are an error.
+        ``function`` itself is not looked into. Derivatives of derivatives are right, or an error.
         """
         return function(arrays)
 

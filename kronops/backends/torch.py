@@ -11,7 +11,14 @@ import torch
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 
-from kronops.backends.standard import Array, Backend, Gradients, LinearSystem, Number
+from kronops.backends.standard import (
+    NO_DERIVATIVE,
+    Array,
+    Backend,
+    Gradients,
+    LinearSystem,
+    Number,
+)
 from kronops.errors import LinAlgError
 
 __all__ = ["TorchBackend"]
@@ -197,10 +204,7 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(system: Any, b: Array, *arrays: Array) -> Array:
-        wrapped = functorch.is_functorch_wrapped_tensor
-        if any(wrapped(array) for array in (*arrays, *system.arrays)):
-            return system.with_arrays(arrays).solve(b)
-        return system.solve(b)
+        return system.with_arrays(arrays).solve(b)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Array) -> None:
@@ -247,14 +251,42 @@ class _Number(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Array) -> None:
         ctx.gradients = inputs[1]
         ctx.save_for_backward(*inputs[2:])
+        ctx.save_for_forward(*inputs[2:])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Array) -> Any:
         arrays = ctx.saved_tensors
-        made = [gradient * g.conj() for g in ctx.gradients(arrays)]
+        made = [gradient * g.conj() for g in _Gradients.apply(ctx.gradients, *arrays)]
         parts = [g if array.is_complex() else g.real for g, array in zip(made, arrays, strict=True)]
         return None, None, *parts
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, __: None, *changes: Array | None) -> Any:
+        gradients = _Gradients.apply(ctx.gradients, *ctx.saved_tensors)
+        pairs = zip(gradients, changes, strict=True)
+        return sum(torch.sum(g * change) for g, change in pairs if change is not None)
+
+
+class _Gradients(torch.autograd.Function):
+    """The gradients of a `_Number`, which have no derivatives themselves."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradients: Gradients, *arrays: Array) -> Any:
+        return tuple(gradients(arrays))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Array) -> Any:
+        raise TypeError(NO_DERIVATIVE)
+
+    @staticmethod
+    def jvp(ctx: Any, *changes: Array | None) -> Any:
+        raise TypeError(NO_DERIVATIVE)
 
 
 class _Schur(torch.autograd.Function):
@@ -270,10 +302,11 @@ class _Schur(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Array) -> Any:
-        raise TypeError(
-            "a Schur form has no derivative: give symmetric factors as "
-            "DenseOperator(matrix, 'symmetric') for eigenvectors instead"
-        )
+        raise TypeError(NO_DERIVATIVE)
+
+    @staticmethod
+    def jvp(ctx: Any, *changes: Array | None) -> Any:
+        raise TypeError(NO_DERIVATIVE)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, backend: TorchBackend, matrix: Array) -> Any:
