@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 
+from kronops import tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.operator import LinearOperator
@@ -34,6 +35,7 @@ __all__ = ["add", "compose", "scale"]
 
 def add(left: LinearOperator, right: LinearOperator) -> LinearOperator:
     """``left + right``: flattened, each pair of terms in closed form where there is one."""
+    _require_one_home(left, right)
     terms: list[LinearOperator] = []
     for term in (*_terms(left), *_terms(right)):
         for index, kept in enumerate(terms):
@@ -48,6 +50,7 @@ def add(left: LinearOperator, right: LinearOperator) -> LinearOperator:
 
 def compose(left: LinearOperator, right: LinearOperator) -> LinearOperator:
     """``left @ right``: flattened, scalars in front, neighbours in closed form where possible."""
+    _require_one_home(left, right)
     scalar: Scalar = 1.0
     factors: list[LinearOperator] = []
     for factor in (*_factors(left), *_factors(right)):
@@ -141,6 +144,17 @@ def dense(matrix: Array, domain_shape: Shape) -> LinearOperator:
 def chunkwise(op: LinearOperator, x: Array) -> LinearOperator:
     """The operator as one that applies to ``x``, in chunks of the operator's library."""
     return ChunkwiseOperator.of(op, backend_of(x))
+
+
+def _require_one_home(left: LinearOperator, right: LinearOperator) -> None:
+    """One library and one device: closed forms look at shapes alone."""
+    first, second = (next(tree.leaves(op)) for op in (left, right))
+    backend = backend_of(first, second)
+    if not backend.same_device(second, backend.device(first)):
+        raise TypeError(
+            f"operators on two devices, {left.device} and {right.device}: "
+            f"move one of them (op.to_device)"
+        )
 
 
 def _terms(op: LinearOperator) -> tuple[LinearOperator, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kronops import spectrum, tree
-from kronops.backends import is_array
+from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.checks import as_inexact, check_finite_values, epsilon, is_complex
@@ -101,7 +101,7 @@ class KroneckerEigenOperator(LinearOperator):
                 f"eigenvalues has shape {tuple(values.shape)}: "
                 f"{basis.domain_shape} or ({basis.shape[0]},) would do"
             )
-        fields = _of_basis(basis, basis.backend.snapshot(values))
+        fields = _of_basis(basis, backend_of(values).snapshot(values))
         for name, content in fields.items():
             object.__setattr__(self, name, content)
         self._check_one_home()
