@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -406,7 +407,11 @@ class LinearOperator(ABC):
         10000
         """
         self._require_square("slogdet")
-        return SlogdetResult(*self._slogdet())
+        sign, logabsdet = self._slogdet()
+        xp, real = self.backend.xp, self.backend.real_dtype(self.dtype)
+        return SlogdetResult(
+            xp.astype(sign, self.dtype, copy=False), xp.astype(logabsdet, real, copy=False)
+        )
 
     def logdet(self) -> Array:
         """The logarithm of a determinant that is positive; ``-inf`` where it is zero.
@@ -764,6 +769,14 @@ class LinearOperator(ABC):
             more = [f"… {len(inner) - 4} more"] if len(inner) > 4 else []
             parts.append(f"children=[{', '.join(names + more)}]")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Arrays in memory of their own, which are differentiated as the originals are."""
+        return tree.map_parts(
+            self,
+            lambda leaf: backend_of(leaf).snapshot(leaf),
+            lambda child: copy.deepcopy(child, memo),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
