@@ -264,7 +264,7 @@ class Backend:
         No array library but JAX on a CPU has one, so it is computed on the host by SciPy and
         the two small factors are sent back to the device of ``matrix``.
         """
-        triangle, basis = scipy.linalg.schur(self.to_numpy(matrix), output="complex")
+        triangle, basis = scipy.linalg.schur(self.to_numpy(self.wide(matrix)), output="complex")
         device = self.device(matrix)
         return self.from_numpy(triangle, device), self.from_numpy(basis, device)
 

@@ -219,7 +219,9 @@ class DenseOperator(LinearOperator):
     def _norm(self, ord: Any) -> Array:
         if ord == "fro":
             return scaled_norm(self.backend.xp, self._entries)
-        return self.backend.xp.linalg.matrix_norm(self._entries, ord=ord)
+        xp = self.backend.xp
+        made = xp.linalg.matrix_norm(self.backend.wide(self._entries), ord=ord)
+        return xp.astype(made, self.backend.real_dtype(self.dtype), copy=False)
 
     def _shifted(self, scalar: Scalar) -> LinearOperator:
         if not is_real(scalar):

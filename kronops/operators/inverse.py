@@ -96,7 +96,8 @@ class InverseOperator(LinearOperator):
             return super()._cholesky()
         xp = self.backend.xp
         reversed_ = tree.map_leaves(self.base, lambda leaf: xp.flip(leaf))
-        lower = reversed_.cholesky().matrix
-        identity = xp.eye(self.shape[0], dtype=self.dtype, device=self.device)
+        lower = self.backend.wide(reversed_.cholesky().matrix)
+        identity = xp.eye(self.shape[0], dtype=lower.dtype, device=self.device)
         solved = self.backend.solve_triangular(lower, identity, lower=True, adjoint=True)
-        return DenseOperator(xp.flip(solved), domain_shape=self.domain_shape)
+        made = xp.astype(xp.flip(solved), self.dtype, copy=False)
+        return DenseOperator(made, domain_shape=self.domain_shape)

@@ -145,7 +145,7 @@ class KroneckerSchurOperator(LinearOperator):
         shifts = rescale(xp.ones_like(values), [self.shift])
         spectrum.check_condition(values + shifts, True, "the damped Kronecker product")
         basis = KroneckerOperator([z for _, z in forms], check_finite=False)
-        rotated = basis.H._matmat(x)
+        rotated = basis.H._matmat(xp.astype(x, xp.result_type(x.dtype, values.dtype), copy=False))
         tensor = xp.reshape(rotated, (*x.shape[:-2], *self.domain_shape, x.shape[-1]))
         batch = x.ndim - 2
         tensor = xp.moveaxis(tensor, tuple(range(batch)), tuple(range(-1 - batch, -1)))
@@ -163,7 +163,8 @@ class KroneckerSchurOperator(LinearOperator):
         solved = xp.moveaxis(solved, tuple(range(-1 - batch, -1)), tuple(range(batch)))
         made = basis._matmat(xp.reshape(solved, rotated.shape))
         real = not self._complex and self.backend.kind(x.dtype) != "complex floating"
-        return xp.real(made) if real else made
+        made = xp.real(made) if real else made
+        return xp.astype(made, xp.result_type(self.dtype, x.dtype), copy=False)
 
     def _sample(self, normals: Normals) -> Array:
         """Of a product whose symmetry nobody can see; an error if it is seen to have none."""

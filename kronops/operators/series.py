@@ -193,19 +193,19 @@ class SeriesOperator(LinearOperator):
         v = self._unfold(x)
         if self.option == 1:
             c = self._congruence
-            return self._fold(c.forward.apply(c.f * c.forward.adjoint().apply(v)))
-        return self._fold(self._multiply_stationary(v))
+            return self._fold(c.forward.apply(c.f * c.forward.adjoint().apply(v)), x)
+        return self._fold(self._multiply_stationary(v), x)
 
     def _solve(self, x: Array) -> Array:
         v = self._unfold(x)
         if self.option == 1:
             c = self._congruence
             self._refuse_zeros(c.f)
-            return self._fold(c.backward.apply(c.backward.adjoint().apply(v) / c.f))
+            return self._fold(c.backward.apply(c.backward.adjoint().apply(v) / c.f), x)
         s = self._stationary
         y = (s.plain.apply(v) - s.lagged.apply(v)) / self._safe_gaps
         made = s.plain.adjoint().apply(y) - s.lagged.adjoint().apply(y)
-        return self._fold(made / self.timesteps)
+        return self._fold(made / self.timesteps, x)
 
     def _multiply_stationary(self, v: Array) -> Array:
         """``T (S⊗S)(I−Φᴴ)⁻¹(I−ΦᴴΦ)(I−Φ)⁻¹(S⊗S) v``: the form that keeps its digits."""
@@ -232,22 +232,26 @@ class SeriesOperator(LinearOperator):
 
     def _sample(self, normals: Normals) -> Array:
         """By the root that each option's product has in the middle."""
-        z = self._unfold(normals.columns(self.shape[0]))
+        x = normals.columns(self.shape[0])
+        z = self._unfold(x)
         if self.option == 1:
             c = self._congruence
-            return self._fold(c.forward.apply(self.backend.xp.sqrt(c.f) * z))
+            return self._fold(c.forward.apply(self.backend.xp.sqrt(c.f) * z), x)
         gaps, right = self._stationary.gaps, self._stationary.right
-        return self._fold(self._leave_stationary(right.apply(self.backend.xp.sqrt(gaps) * z), 0.5))
+        rooted = right.apply(self.backend.xp.sqrt(gaps) * z)
+        return self._fold(self._leave_stationary(rooted, 0.5), x)
 
     def _unfold(self, x: Array) -> Array:
-        """``(..., n, k)`` as a stack of matrices ``(..., k, in, out)``."""
+        """``(..., n, k)`` as matrices ``(..., k, in, out)``, half precision in single."""
         xp = self.backend.xp
-        turned = xp.matrix_transpose(x)
+        turned = xp.matrix_transpose(self.backend.wide(x))
         return xp.reshape(turned, (*turned.shape[:-1], *self.domain_shape))
 
-    def _fold(self, v: Array) -> Array:
+    def _fold(self, v: Array, x: Array) -> Array:
+        """Back again, in the dtype of a product with ``x``."""
         xp = self.backend.xp
-        return xp.matrix_transpose(xp.reshape(v, (*v.shape[:-2], self.shape[1])))
+        flat = xp.matrix_transpose(xp.reshape(v, (*v.shape[:-2], self.shape[1])))
+        return xp.astype(flat, xp.result_type(self.dtype, x.dtype), copy=False)
 
     def _refuse_zeros(self, f: Array) -> None:
         smallest = 4 * epsilon(f) * self.timesteps
@@ -377,11 +381,11 @@ class _Stationary:
 def _side(moments: Moments, damping: float, name: str) -> _Side:
     backend = backend_of(*moments)
     xp, adjoint = backend.xp, backend.adjoint
-    c0, c1 = moments
+    c0, c1 = (backend.wide(moment) for moment in moments)
     n = c0.shape[0]
     identity = xp.eye(n, dtype=c0.dtype, device=backend.device(c0))
     variances, basis = backend.eigh(0.5 * c0 + 0.5 * adjoint(c0) + damping * identity)
-    eps, seen = epsilon(c0), backend.values(variances)
+    eps, seen = epsilon(moments[0]), backend.values(variances)
     condition = 1.0
     if seen is not None and n:
         smallest, largest = float(xp.min(seen)), float(xp.max(seen))
