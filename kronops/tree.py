@@ -91,22 +91,29 @@ def take_apart(value: Any) -> tuple[dict[str, Any], _Rest]:
             name for name, content in fields.items() if next(leaves(content), None) is not None
         )
     parts = {name: fields.pop(name) for name in names}
-    return parts, _Rest(names, fields)
+    labels = {
+        field.name: fields.pop(field.name)
+        for field in dataclasses.fields(value)
+        if not field.compare
+    }
+    return parts, _Rest(names, fields, labels)
 
 
 def put_together(kind: type, rest: _Rest, parts: Iterable[Any]) -> Any:
     """What `take_apart` was given, with other parts, whatever they are."""
-    made = rebuild(kind, rest.fields | dict(zip(rest.names, parts, strict=True)))
+    arrays = dict(zip(rest.names, parts, strict=True))
+    made = rebuild(kind, rest.fields | rest.labels | arrays)
     made.__dict__["_parts"] = rest.names
     return made
 
 
 @dataclasses.dataclass(frozen=True)
 class _Rest:
-    """The names of the fields that hold arrays, and all other fields."""
+    """The names of the fields that hold arrays, and all other fields; labels are not compared."""
 
     names: tuple[str, ...]
     fields: dict[str, Any]
+    labels: dict[str, Any] = dataclasses.field(compare=False)
 
     def __hash__(self) -> int:
         return hash((self.names, repr(self.fields)))

@@ -185,6 +185,13 @@ class TestPytree:
             close(one, want)
         close(jax.grad(lambda op: (op @ jnp.asarray(x))[0])(op).weights, [0, 0, x[2]])
 
+    def test_labels_are_not_compared(self):
+        """A product of factors has other names in its messages, and may follow them in a scan."""
+        op = kron(0.5 * jnp.eye(2), jnp.ones((3, 3)))
+        assert jax.tree.structure(op @ op) == jax.tree.structure(op)
+        last, _ = jax.lax.scan(lambda op, _: (op @ op, None), op, length=2)
+        close(last.to_dense(), np.linalg.matrix_power(np.asarray(op.to_dense()), 4))
+
     def test_operators_that_differ_in_more_than_arrays_differ(self):
         a, b = jnp.asarray(definite(2)), jnp.asarray(definite(3))
         ops = [
@@ -583,6 +590,42 @@ class TestDerivatives:
         made, reverse = jax.vjp(function, *args)
         want = jit(lambda args, weights: jax.vjp(function, *args)[1](weights))(args, made)
         jax.tree.map(close, reverse(made), want)
+
+    @pytest.mark.parametrize("kind", ["definite", "general"])
+    def test_second_of_a_determinant_by_schur_forms(self, kind):
+        """Right by the damping, an error by the factors."""
+        make, _ = KINDS[kind]
+        a, b = (jnp.asarray(make(n, n)) for n in SIZES)
+
+        def logdet(a, c):
+            return kron(a, b).damped(c).slogdet().logabsdet
+
+        def dense(a, c):
+            return jnp.linalg.slogdet(jnp.kron(a, b) + c * jnp.eye(len(a) * len(b)))[1]
+
+        for second in (jax.hessian(logdet), jit(jax.hessian(logdet))):
+            with pytest.raises(TypeError, match="no second one"):
+                second(a, 0.7)
+        close(jit(jax.hessian(logdet, 1))(a, 0.7), jax.hessian(dense, 1)(a, 0.7))
+        close(jax.hessian(logdet, 1)(a, 0.7), jax.hessian(dense, 1)(a, 0.7))
+
+    def test_of_a_matrix_that_happens_to_be_symmetric(self):
+        """Where that is seen, and where it is not; what is claimed enters as its Hermitian part."""
+        a, b, x = jnp.asarray(definite(2)), jnp.asarray(definite(3)), jnp.asarray(draw(6))
+
+        def solved(assume):
+            factors_of = lambda a: (DenseOperator(a, assume), DenseOperator(b, assume))  # noqa: E731
+            return lambda a: kron(*factors_of(a)).damped(0.5).H.solve(x)[0]
+
+        def dense(a):
+            return jnp.linalg.solve(jnp.kron(a, b).T + 0.5 * jnp.eye(6), x)[0]
+
+        for transform in (lambda f: f, jit, lambda f: lambda a: jax.vmap(f)(a[None])[0]):
+            close(transform(jax.grad(solved(None)))(a), jax.grad(dense)(a))
+            want = jax.grad(lambda a: dense(0.5 * (a + a.T)))(a)
+            close(transform(jax.grad(solved("symmetric")))(a), want)
+        logdet = lambda a: DenseOperator(a).logdet()  # noqa: E731
+        close(jax.hessian(logdet)(a), jax.hessian(lambda a: jnp.linalg.slogdet(a)[1])(a))
 
     def test_of_repeated_eigenvalues_are_finite(self):
         """The gradient of a function of eigenvectors would be NaN here."""

@@ -66,7 +66,7 @@ class DenseOperator(LinearOperator):
     assume: str | None = None
     domain_shape: Shape = dataclasses.field(default=None, kw_only=True)
     check_finite: InitVar[bool] = dataclasses.field(default=True, kw_only=True)
-    name: str = dataclasses.field(default="matrix", kw_only=True)
+    name: str = dataclasses.field(default="matrix", kw_only=True, compare=False)
 
     def __post_init__(self, check_finite: bool) -> None:
         if isinstance(self.assume, str):  # a NumPy string becomes a plain one
