@@ -16,7 +16,7 @@ from kronops.backends.standard import Array, Backend
 from kronops.checks import epsilon, is_complex
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 
-__all__ = ["Factorisation", "factorise", "singular"]
+__all__ = ["AdjointFactorisation", "Factorisation", "factorise", "singular"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,10 @@ class Factorisation:
         xp = self.backend.xp
         dtype = xp.result_type(self.scaled.dtype, b.dtype)
         return xp.astype(solved, dtype, copy=False) * after[:, None]
+
+    def adjoint(self) -> AdjointFactorisation:
+        """For systems with the adjoint."""
+        return AdjointFactorisation(self)
 
     def slogdet(self) -> tuple[Array, Array]:
         """Sign and logarithm of the absolute determinant."""
@@ -104,6 +108,21 @@ class Factorisation:
             steepest = xp.argmax(xp.abs(solve(y / unit, True))[:, 0])
             x = xp.zeros_like(x) + xp.astype(steps == steepest, x.dtype)[:, None]
         return estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class AdjointFactorisation:
+    """The adjoint's, which is that of the matrix itself."""
+
+    base: Factorisation
+
+    def solve(self, b: Array) -> Array:
+        """The solution for right-hand sides ``(n, k)``."""
+        return self.base.solve(b, adjoint=True)
+
+    def adjoint(self) -> Factorisation:
+        """That of the matrix."""
+        return self.base
 
 
 def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Factorisation:

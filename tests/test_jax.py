@@ -743,8 +743,8 @@ class TestKept:
         }
         want = np.linalg.solve(op.to_dense(), x)
         close(uses[how](x), want)
-        # JAX asks at once how the transposed system would be solved: it is factorised as well.
-        assert factorisations in (needed, 2 * needed)
+        # JAX asks at once how the transposed system would be solved: a Schur form is made for it.
+        assert factorisations == (2 * needed if "schur" in needed else needed)
         factorisations.clear()
         close(uses[how](2 * x), 2 * want)
         close(uses["jit"](x), want)

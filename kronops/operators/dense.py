@@ -14,7 +14,7 @@ from kronops.caching import cached
 from kronops.checks import as_matrix, hermitian_to_rounding, is_hermitian
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
-from kronops.factorisation import Factorisation, factorise
+from kronops.factorisation import AdjointFactorisation, Factorisation, factorise
 from kronops.operator import LinearOperator
 from kronops.scalars import Scalar, is_real
 from kronops.scaling import exponent, rescale
@@ -118,10 +118,16 @@ class DenseOperator(LinearOperator):
         return self.backend.xp.matrix_transpose(self._entries)
 
     def _adjoint(self) -> LinearOperator:
-        claimed = self.assume not in (None, "general")
-        return self if claimed else self.with_matrix(self.backend.adjoint(self.matrix), self.assume)
+        if self.assume not in (None, "general"):
+            return self
+        made = self.with_matrix(self.backend.adjoint(self.matrix), self.assume)
+        if "_solver" in self.__dict__:  # one factorisation serves both
+            made.__dict__["_solver"] = self._solver.adjoint()
+        return made
 
     def _transpose(self) -> LinearOperator:
+        if not self._complex:
+            return self.H
         return self.with_matrix(self._transposed, self.assume)
 
     # -- factorisations ------------------------------------------------------------------------
@@ -132,7 +138,7 @@ class DenseOperator(LinearOperator):
         return factorise(self._entries, self.hermitian, claimed, self._label)
 
     @cached
-    def _solver(self) -> Factorisation:
+    def _solver(self) -> Factorisation | AdjointFactorisation:
         made = self._factorisation
         if self._untracked is self and self.backend.values(self.matrix) is not None:
             made.check_condition(self.matrix, self._label)
