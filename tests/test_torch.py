@@ -1135,8 +1135,22 @@ def test_singular_schur_forms_are_seen_even_when_differentiated():
 
 
 def test_gradients_by_what_is_claimed_are_the_same_under_vmap():
+    """Those by the Hermitian part, whatever becomes of the matrix first."""
     x = vector(3)
     stack = torch.stack([matrix("definite", 3, seed) for seed in range(2)])
-    gradient = grad(lambda m: DenseOperator(m, "symmetric").solve(x).sum())
-    wanted = torch.stack([gradient(m) for m in stack])
-    torch.testing.assert_close(vmap(gradient)(stack), wanted)
+    general = DenseOperator(matrix("general", 3))
+    for function in (
+        lambda op: op @ x,
+        lambda op: op.solve(x),
+        lambda op: op.H.solve(x),
+        lambda op: op.norm(),
+        lambda op: (op + general) @ x,
+        lambda op: (2 * op).damped(0.5).solve(x),
+        lambda op: (op + 2 * op) @ x,
+        lambda op: (kron(op) @ kron(general)) @ x,
+        lambda op: op.logdet(),
+    ):
+        gradient = grad(lambda m, f=function: f(DenseOperator(m, "symmetric")).sum())
+        wanted = torch.stack([gradient(m) for m in stack])
+        torch.testing.assert_close(wanted, wanted.mT)
+        torch.testing.assert_close(vmap(gradient)(stack), wanted)

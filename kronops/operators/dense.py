@@ -239,10 +239,7 @@ class DenseOperator(LinearOperator):
 
     def _scaled(self, scalar: Scalar) -> LinearOperator | None:
         """Python scalars stay beside the matrix, and its factorisation is kept."""
-        if not is_array(scalar):
-            return None
-        claimed = self.assume in ("symmetric", "positive definite") and is_real(scalar)
-        return self.with_matrix(rescale(self.matrix, [scalar]), "symmetric" if claimed else None)
+        return self.scaled_entries(scalar) if is_array(scalar) else None
 
     def _plus(self, other: LinearOperator) -> LinearOperator | None:
         if isinstance(other, DenseOperator) and other.domain_shape == self.domain_shape:
@@ -256,6 +253,11 @@ class DenseOperator(LinearOperator):
         fields = {"matrix": matrix, "assume": assume, "domain_shape": shape, "name": self.name}
         made: DenseOperator = tree.rebuild(DenseOperator, fields)
         return made
+
+    def scaled_entries(self, scalar: Scalar) -> DenseOperator:
+        """The multiple, written out."""
+        claimed = self.assume in ("symmetric", "positive definite") and is_real(scalar)
+        return self.with_matrix(rescale(self._entries, [scalar]), "symmetric" if claimed else None)
 
     @property
     def _label(self) -> str:

@@ -496,7 +496,7 @@ def _mixed(left: LinearOperator, right: LinearOperator) -> tuple[LinearOperator,
             if comfortable(powers, limit):
                 powers = [0, 0]
             a, b = (
-                rescale(factor.matrix, split(1.0, -power, limit))
+                rescale(factor._entries, split(1.0, -power, limit))
                 for factor, power in zip((left, right), powers, strict=True)
             )
             matrix = left.backend.xp.matmul(a, b)

@@ -135,7 +135,7 @@ class ScaledOperator(LinearOperator):
     @cached
     def _densified(self) -> LinearOperator:
         if isinstance(self.base, DenseOperator):
-            return self.base.with_matrix(rescale(self.base.matrix, [self.scalar]))
+            return self.base.scaled_entries(self.scalar)
         return super()._densified
 
     def _shifted(self, scalar: Scalar) -> LinearOperator:
