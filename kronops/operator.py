@@ -569,6 +569,12 @@ class LinearOperator(ABC):
         transpose = self.backend.xp.matrix_transpose
         return transpose(self._matmat(transpose(x)))
 
+    _step_kind: ClassVar[str] = "operator"  # as a Kronecker factor: see kronops.planning.Factor
+
+    def _step_array(self) -> Array:
+        """As a Kronecker factor, the matrix ("dense") or the flat diagonal ("diagonal")."""
+        raise TypeError(f"{type(self).__name__} has no array to multiply by")
+
     def _inverse(self) -> LinearOperator:
         return self._algebra.invert(self)
 
