@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from kronops import tree
+from kronops.backends.settings import current_settings
 from kronops.backends.standard import Array, Operand
-from kronops.planning import Factor, Plan, Step, plan
+from kronops.planning import Factor, Machine, Plan, Step, plan
 from kronops.scalars import Scalar, binary_exponent
 from kronops.scaling import (
     balanced_order,
@@ -44,8 +45,11 @@ class FactorProducts:
     def __init__(self, op: Any) -> None:
         self.factors: tuple[LinearOperator, ...] = op.factors
         self.scale: Scalar = op.scale
-        self.backend, self.dtype, self.tracked = op.backend, op.dtype, op._tracked
-        self.known = tuple(Factor(*factor.shape, factor._step_kind) for factor in self.factors)
+        self.backend, self.dtype, self.device = op.backend, op.dtype, op.device
+        self.tracked = op._tracked
+        self.known = tuple(
+            Factor(factor.shape[0], factor.shape[1], factor._step_kind) for factor in self.factors
+        )
         self.limit = dtype_exponent(next(tree.leaves(op)))
         exponents = [factor._exponent() for factor in self.factors]
         spread = sum(map(abs, exponents)) + abs(binary_exponent(self.scale))
@@ -57,24 +61,27 @@ class FactorProducts:
         """The product, flat, in fresh memory."""
         if not self.moderate:
             return self._balanced(x, left, right)
-        key = left, right, x.dtype
+        key = left, right, x.dtype, current_settings()
         program = self._programs.get(key)
         if program is None:
             if len(self._programs) >= _KEPT:
                 self._programs.clear()
             with self._eager():
-                program = self._programs[key] = self._program(*key)
+                program = self._programs[key] = self._program(left, right, x.dtype)
         return program(x)
 
     def plan(self, left: int, right: int, dtype: Any) -> Plan:
         """How vectors of the view ``(left, n, right)`` are multiplied, in ``dtype``."""
         machine = self.backend.machine(dtype)
-        if machine.merged and not self._mergeable():
+        if machine.merged and not self._mergeable(machine):
             machine = machine._replace(merged=0)
         return plan(self.known, left, right, machine)
 
-    def _program(self, left: int, right: int, dtype: Any) -> Callable[[Array], Array]:
-        dtype = self.backend.xp.result_type(dtype, self.dtype)
+    def _program(self, left: int, right: int, given: Any) -> Callable[[Array], Array]:
+        dtype = self.backend.xp.result_type(given, self.dtype)
+        size = left * math.prod(factor.rows for factor in self.known) * right
+        if not left * math.prod(factor.columns for factor in self.known) * right * size:
+            return lambda x: self.backend.xp.zeros((size,), dtype=dtype, device=self.device)
         made = self.plan(left, right, dtype)
         scales = split(self.scale, 0, self.limit)
         operands: list[Operand] = []
@@ -83,7 +90,7 @@ class FactorProducts:
             if step.kind != "operator":
                 operand, scales = rescale(operand, scales), []
             operands.append(operand)
-        program = self.backend.program(made, operands, dtype)
+        program = self.backend.program(made, operands, given, dtype)
         return (lambda x: rescale(program(x), scales)) if scales else program
 
     def _operand(self, step: Step) -> Operand:
@@ -96,11 +103,16 @@ class FactorProducts:
             return arrays[0]
         return outer(arrays) if step.kind == "diagonal" else kronecker(arrays)
 
-    def _mergeable(self) -> bool:
-        """Whether no product of entries of different factors is out of range, nor lost."""
-        arrays = [f._step_array() for f in self.factors if f._step_kind == "dense"]
-        spans = [max(abs(exponent(array)), abs(smallest_exponent(array))) for array in arrays]
-        return 3 * (sum(spans) + abs(binary_exponent(self.scale))) <= self.limit
+    def _mergeable(self, machine: Machine) -> bool:
+        """Whether no product of entries of merged factors leaves the range, or loses digits."""
+        for factor in self.factors:
+            if factor._step_kind != "dense" or max(factor.shape) < 2:
+                continue
+            members = math.log(machine.merged, max(factor.shape))
+            matrix = factor._step_array()
+            if members * max(abs(exponent(matrix)), abs(smallest_exponent(matrix))) > self.limit:
+                return False
+        return True
 
     def _balanced(self, x: Array, left: int, right: int) -> Array:
         """The factors and powers of two of the scale in an order that keeps magnitudes near one.
@@ -121,7 +133,7 @@ class FactorProducts:
             view = left * math.prod(sizes[:item]), sizes[item], math.prod(sizes[item + 1 :]) * right
             x = self.backend.apply_operator(self.factors[item], x, view)
             sizes[item] = self.known[item].rows
-        return x
+        return self.backend.xp.reshape(x, (-1,))
 
     def _eager(self) -> AbstractContextManager[Any]:
         return contextlib.nullcontext() if self.tracked else self.backend.eager()

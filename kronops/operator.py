@@ -566,6 +566,8 @@ class LinearOperator(ABC):
 
     def _apply_last(self, x: Array) -> Array:
         """The product along the last axis: ``x`` of shape ``(..., n)`` becomes ``(..., m)``."""
+        if x.ndim == 1:
+            return self._matmat(x[:, None])[:, 0]
         transpose = self.backend.xp.matrix_transpose
         return transpose(self._matmat(transpose(x)))
 
@@ -709,7 +711,7 @@ class LinearOperator(ABC):
         n = self.shape[1]
         if x.ndim == 1:
             if x.shape[0] == n:
-                return self._matmat(x[:, None])[:, 0]
+                return self._apply_last(x)
         elif x.ndim > 1 and x.shape[-2] == n:
             return self._matmat(x)
         raise ValueError(

@@ -39,6 +39,7 @@ class Machine(NamedTuple):
     itemsize: int
     flops: float  # per second, of products of matrices that fit its caches
     call: float  # seconds that one such product costs beside its arithmetic
+    start: float  # seconds that a batch of them costs beside
     lanes: int  # numbers in a vector register, to which columns are rounded up
     near: float  # bytes per second from and to the cache
     far: float  # bytes per second from and to main memory
@@ -105,7 +106,7 @@ class Plan:
 
     Examples
     --------
-    >>> machine = Machine(8, 5e10, 3e-8, 8, 1.6e11, 2e10, 2**19, 64, 2**18)
+    >>> machine = Machine(8, 5e10, 3e-8, 1e-6, 8, 1.6e11, 2e10, 2**19, 64, 2**18)
     >>> print(plan((Factor(2, 2),) * 4, 1, 1, machine))
     A1⊗A2⊗A3⊗A4 (16 x 16) on (1, 16, 1)
     """
@@ -149,7 +150,7 @@ def plan(factors: tuple[Factor, ...], left: int, right: int, machine: Machine) -
     return min(candidates, key=lambda candidate: candidate.seconds)
 
 
-# -- strategies: each gives the sweeps of one way to do it ------------------------------------------
+# -- strategies: each gives the sweeps of one way to do it -----------------------------------------
 
 
 def one_by_one(factors: Sequence[Factor], left: int, right: int, machine: Machine) -> list[Sweep]:
@@ -197,8 +198,6 @@ def _merge(factors: Sequence[Factor], left: int, right: int, machine: Machine) -
     lefts = [left]
     for factor in factors:
         lefts.append(lefts[-1] * factor.columns)
-    fits = max(lefts[-1] * right, left * rights[-1]) * machine.itemsize <= machine.cache
-    rate = machine.near if fits or machine.cache else machine.far
     best: list[tuple[float, int]] = [(0.0, count)] * (count + 1)
     for start in reversed(range(count)):
         choices = []
@@ -207,7 +206,7 @@ def _merge(factors: Sequence[Factor], left: int, right: int, machine: Machine) -
             if stop - start > 1 and not _mergeable(group, machine):
                 break
             step = _step(factors, (start, stop), lefts[start], rights[count - stop])
-            choices.append((_seconds(step, 1, 1, machine, rate) + best[stop][0], stop))
+            choices.append((_seconds(step, 1, 1, machine) + best[stop][0], stop))
         best[start] = min(choices)
     groups, start = [], 0
     while start < count:
@@ -271,15 +270,11 @@ def _sweep(
     if pieces and room < before * after and steps[0].kind != "operator":
         a_piece = min(after, _round_down(room, machine.lanes))
         b_piece = max(1, min(before, room // after)) if a_piece == after else 1
-    far = (rows + columns) * before * after * machine.itemsize
-    near = far <= 4 * machine.cache
-    seconds = 0.0 if near else far / machine.far
-    rate = machine.far if len(steps) == 1 and not near else machine.near
-    seconds = 0.0 if len(steps) == 1 else seconds
+    moved = (rows + columns) * before * after * machine.itemsize
+    seconds = moved / _rate(moved, machine)
     calls = -(-before // b_piece) * -(-after // a_piece)
     for step in steps:
-        seconds += _seconds(step, before, after, machine, rate)
-        seconds += 0.0 if calls == 1 else calls * 100 * machine.call
+        seconds += _seconds(step, before, after, machine) + (calls - 1) * machine.start
     return Sweep(tuple(steps), rows, columns, before, after, b_piece, a_piece, largest, seconds)
 
 
@@ -307,33 +302,42 @@ def _step(factors: Sequence[Factor], group: Group, left: int, right: int) -> Ste
 
 def _by_shrinkage(factors: Sequence[Factor], groups: Sequence[Group]) -> list[Group]:
     """Groups by ``1/columns − 1/rows``; the last first among those that shrink alike."""
+    last_first = list(reversed(groups))
 
     def key(group: Group) -> float:
         step = _step(factors, group, 1, 1)
         return 1 / max(step.columns, 1) - 1 / max(step.rows, 1)
 
-    return sorted(groups[::-1], key=key)
+    return sorted(last_first, key=key)
 
 
 # -- the model of time -----------------------------------------------------------------------------
 
 
-def _seconds(step: Step, before: int, after: int, machine: Machine, rate: float) -> float:
-    """The model's time for a step on a vector that it reads and writes at ``rate``."""
+def _seconds(step: Step, before: int, after: int, machine: Machine) -> float:
+    """The model's time for a step on a vector that is in the cache."""
     left, right = before * step.left, step.right * after
     if step.kind == "identity":
         return 0.0
-    moved = left * (step.rows + step.columns) * right * machine.itemsize / rate
+    moved = left * (step.rows + step.columns) * right * machine.itemsize / machine.near
     if step.kind != "dense":
-        return moved
+        return machine.start + moved
     rows, calls = step.rows, left
     if right == 1:
         rows, calls = _round_up(rows, machine.lanes), 1
     else:
         right = _round_up(right, machine.lanes)
+    work = left * rows * step.columns * right
     if machine.work:
-        calls = max(calls, left * rows * step.columns * right // machine.work)
-    return calls * machine.call + 2 * left * rows * step.columns * right / machine.flops + moved
+        calls = max(calls, work // machine.work)
+    return machine.start + calls * machine.call + 2 * work / machine.flops + moved
+
+
+def _rate(moved: int, machine: Machine) -> float:
+    """Bytes per second between a core and the memory that holds a vector of this size."""
+    if moved <= 4 * machine.cache:
+        return math.inf  # counted with the steps
+    return machine.far if moved > 64 * machine.cache else math.sqrt(machine.near * machine.far)
 
 
 def _work(step: Step) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import scipy.sparse.linalg
 from scipy.linalg.lapack import get_lapack_funcs
 
 from kronops.backends import pieces
+from kronops.backends.settings import current_settings
 from kronops.backends.standard import Array, Backend, Operand
 from kronops.errors import LinAlgError
 from kronops.planning import Machine, Plan
@@ -24,7 +24,7 @@ _LAPACK = {np.dtype(c): np.dtype(c) for c in "fdFD"} | {np.dtype(np.float16): np
 
 # One core with 512-bit registers and 1 MiB of second-level cache, by benchmarks/kronecker.py. BLAS
 # knows four dtypes; NumPy multiplies the others in plain loops.
-_CORE = Machine(8, 5.5e10, 28e-9, 8, 1.6e11, 2.0e10, cache=2**19, merged=64, work=2**18)
+_CORE = Machine(8, 5.5e10, 28e-9, 1e-6, 8, 1.6e11, 2.0e10, cache=2**19, merged=64, work=2**18)
 _MACHINES = {
     np.dtype(np.float64): _CORE,
     np.dtype(np.float32): _CORE._replace(itemsize=4, flops=1.1e11, lanes=16),
@@ -84,15 +84,16 @@ class NumpyBackend(Backend):
         """Those of one core."""
         return _MACHINES.get(np.dtype(dtype), _LOOPS)
 
-    def program(self, plan: Plan, operands: Sequence[Operand], dtype: Any) -> Any:
+    def program(self, plan: Plan, operands: Sequence[Operand], given: Any, dtype: Any) -> Any:
         """As `kronops.backends.pieces` does it."""
+        threads = current_settings().threads
         functions = [
             functools.partial(self.apply_operator, operand, view=sweep.view(step))
             if step.kind == "operator"
             else operand
             for operand, (sweep, step) in zip(operands, plan.steps, strict=True)
         ]
-        return pieces.program(plan, functions, dtype, self.machine(dtype), _threads())
+        return pieces.program(plan, functions, given, dtype, self.machine(dtype), threads)
 
     def cholesky(self, matrix: Array) -> Array:
         """LAPACK's ``potrf``."""
@@ -179,11 +180,3 @@ def _common(matrix: Array, b: Array) -> tuple[Array, Array]:
     """Both in one dtype: LAPACK's wrappers would silently round ``b`` to that of the matrix."""
     dtype = np.result_type(matrix, b)
     return matrix.astype(dtype, copy=False), b.astype(dtype, copy=False)
-
-
-def _threads() -> int:
-    """As many as BLAS would take: the processors, or what the user's environment says."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        if os.environ.get(name, "").isdecimal():
-            return max(1, int(os.environ[name]))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -22,9 +23,18 @@ __all__ = ["program"]
 
 Function = Callable[[Array], Array]
 
+_SMALL = 10**6  # multiplications up to which OpenBLAS has kernels that copy nothing
+_FEW = 128  # columns below which copying a large matrix costs more than copying the columns
+_WIDE = 512  # columns of tiles below which rows far apart collide in the cache
+
 
 def program(
-    plan: Plan, functions: Sequence[Operand], dtype: Any, machine: Machine, threads: int
+    plan: Plan,
+    functions: Sequence[Operand],
+    given: Any,
+    dtype: Any,
+    machine: Machine,
+    threads: int,
 ) -> Function:
     """A function that carries ``plan`` out on an array of its view, as `Backend.program` says.
 
@@ -36,69 +46,98 @@ def program(
         How many may work at pieces at the same time.
     """
     left = iter(functions)
-    parts = [_sweep(s, [next(left) for _ in s.steps], dtype, machine, threads) for s in plan.sweeps]
+    parts: list[Function] = [] if given == dtype else [lambda x: x.astype(dtype)]
+    for sweep in plan.sweeps:
+        operands = [next(left) for _ in sweep.steps]
+        parts += _sweep(sweep, operands, dtype, machine, threads, bool(parts))
     if not parts:
-        return lambda x: x.astype(dtype)
-
-    def run(x: Array) -> Array:
-        x = x.astype(dtype, copy=False)
-        for part in parts:
-            x = part(x)
-        return x
-
-    return run
+        return lambda x: x.reshape(-1).copy()
+    return functools.partial(_one_after_another, parts)
 
 
 def _sweep(
-    sweep: Sweep, operands: Sequence[Operand], dtype: Any, machine: Machine, threads: int
-) -> Function:
+    sweep: Sweep,
+    operands: Sequence[Operand],
+    dtype: Any,
+    machine: Machine,
+    threads: int,
+    owned: bool,
+) -> list[Function]:
+    """Functions that carry the sweep out; ``owned``: they may write to what they are given."""
     if sweep.steps[0].kind == "operator":
-        function: Function = operands[0]
-        return function
+        return list(operands)
     operands = [operand.astype(dtype, copy=False) for operand in operands]
     numbers = max(sweep.rows, sweep.columns) * sweep.before * sweep.after
     if numbers * machine.itemsize <= machine.cache:
         threads = 1
+    in_place = owned and sweep.rows == sweep.columns
     if len(sweep.steps) > 1 and not (sweep.whole and threads == 1):
-        return _Pieces(sweep, operands, dtype, machine, threads)
-    made = [
+        return [_Pieces(sweep, operands, dtype, machine, threads, in_place)]
+    if in_place and not sweep.whole and sweep.rows <= machine.merged:
+        return [_Pieces(sweep, operands, dtype, machine, threads, in_place)]
+    return [
         _alone(sweep, step, operand, machine, threads)
         for step, operand in zip(sweep.steps, operands, strict=True)
     ]
-    return made[0] if len(made) == 1 else functools.partial(_one_after_another, made)
 
 
 def _one_after_another(functions: Sequence[Function], x: Array) -> Array:
     for function in functions:
         x = function(x)
-    return x
+    return x if x.ndim == 1 else x.reshape(-1)
 
 
 def _alone(sweep: Sweep, step: Step, operand: Array, machine: Machine, threads: int) -> Function:
     """One step on the whole vector."""
     left, right = sweep.before * step.left, step.right * sweep.after
+    if _is_better_gathered(step, left, right):
+        return functools.partial(_gathered, operand, left, right)
     multiply = _multiplication(step, operand, left, right, machine)
-    batch = multiply.source[0] * (multiply.source[2] if multiply.swapped else 1)
-    if threads == 1 or batch < threads:
-        if not multiply.swapped:
-            return lambda x: multiply(x.reshape(multiply.source))
+    parts = _parts(multiply, threads)
+    if len(parts) == 1 and not multiply.swapped:
+        function, shape, operand = multiply.function, multiply.source, multiply.operand
+        if multiply.on_right:
+            return lambda x: function(x.reshape(shape), operand)
+        return lambda x: function(operand, x.reshape(shape))
 
     def run(x: Array) -> Array:
         made = np.empty((left, step.rows, right), operand.dtype)
         source, target = multiply.view(x, multiply.source), multiply.view(made, multiply.target)
-        parts = _parts(source.shape, threads)
         _share(lambda part: multiply(source[part], target[part]), parts)
         return made
 
     return run
 
 
-def _parts(shape: tuple[int, ...], threads: int) -> list[Any]:
-    """Indices that deal out the longer of the first two axes, which are batches, to threads."""
-    axis = 1 if len(shape) > 3 and shape[1] > shape[0] else 0
-    if len(shape) < 3 or shape[axis] < threads:
+def _is_better_gathered(step: Step, left: int, right: int) -> bool:
+    """Whether BLAS would copy the same large matrix again for each few columns."""
+    work = step.rows * step.columns * right
+    return step.kind == "dense" and left > 1 and 1 < right <= _FEW and work > _SMALL
+
+
+def _gathered(matrix: Array, left: int, right: int, x: Array) -> Array:
+    """The columns of many slices side by side, multiplied at once."""
+    rows, columns = matrix.shape
+    x = x.reshape(left, columns, right)
+    made = np.empty((left, rows, right), matrix.dtype)
+    some = max(1, 4 * _FEW // right)
+    for start in range(0, left, some):
+        slices = x[start : start + some].swapaxes(0, 1)
+        product = np.matmul(matrix, slices.reshape(columns, -1))
+        made[start : start + some] = product.reshape(rows, -1, right).swapaxes(0, 1)
+    return made
+
+
+def _parts(multiply: _Multiplication, threads: int) -> list[Any]:
+    """Indices of the view's first or second axis, the longer one, for each thread its own."""
+    shape = multiply.source
+    if multiply.swapped:
+        shape = (*shape[:-3], shape[-2], shape[-3], shape[-1])
+    batch = shape[:-2]
+    if threads == 1 or max(batch, default=1) < threads:
         return [()]
-    ends = [shape[axis] * i // threads for i in range(threads + 1)]
+    axis = batch.index(max(batch))
+    ends = [batch[axis] * i // threads for i in range(threads + 1)]
     return [(slice(None),) * axis + (slice(a, b),) for a, b in itertools.pairwise(ends)]
 
 
@@ -111,7 +150,7 @@ def _share(function: Callable[[Any], object], parts: Sequence[Any]) -> None:
         list(pool.map(function, parts))
 
 
-# -- several steps on pieces ------------------------------------------------------------------------
+# -- several steps on pieces -----------------------------------------------------------------------
 
 
 class _Pieces:
@@ -124,8 +163,10 @@ class _Pieces:
         dtype: Any,
         machine: Machine,
         threads: int,
+        in_place: bool,
     ) -> None:
         self.sweep, self.operands, self.dtype, self.machine = sweep, operands, dtype, machine
+        self.in_place = in_place
         self.strided = sweep.after_piece < sweep.after
         before = sweep.before_piece
         if not self.strided:
@@ -143,7 +184,9 @@ class _Pieces:
     def __call__(self, x: Array) -> Array:
         sweep = self.sweep
         x = x.reshape(sweep.before, sweep.columns, sweep.after)
-        made = np.empty((sweep.before, sweep.rows, sweep.after), self.dtype)
+        made = x
+        if not self.in_place:
+            made = np.empty((sweep.before, sweep.rows, sweep.after), self.dtype)
         _share(functools.partial(self._run, x, made), self.parts)
         return made
 
@@ -155,34 +198,54 @@ class _Pieces:
             if given.shape != shape:
                 shape = given.shape
                 chain = self._chain(shape[0], shape[2], workspaces)
-            first, last = chain[0][0], chain[-1][0]
-            source, target = first.view(given, first.source), last.view(wanted, last.target)
-            for multiply, view, onto in chain:
-                multiply(source if view is None else view, target if onto is None else onto)
+            for multiply, source, target in chain:
+                if source is None:
+                    source = multiply.view(given, multiply.source)
+                if target is None:
+                    target = multiply.view(wanted, multiply.target)
+                multiply(source, target)
 
     def _chain(self, before: int, after: int, workspaces: Array) -> list[Any]:
         """For each step how to multiply, and the views of workspaces; None for the vectors."""
         pairs = list(zip(self.sweep.steps, self.operands, strict=True))
-        chain = []
-        size, view = self.sweep.columns, None
+        shape = before, self.sweep.columns, after
+        chain: list[Any] = []
+        view = None
+        if len(pairs) == 1:  # in place, and therefore not from there to there
+            view = workspaces[1, : math.prod(shape)]
+            chain.append((_Copy(shape, shape), None, view.reshape(shape)))
+        size = self.sweep.columns
         for index, (step, operand) in enumerate(pairs):
             size = size // step.columns * step.rows
-            edge = index in (0, len(pairs) - 1)
+            last = index == len(pairs) - 1
             left, right = before * step.left, step.right * after
-            if edge and self.strided:
+            if self.strided and (last or view is None):
                 multiply = _tiled(step, operand, left, (step.right, after))
             else:
                 multiply = _multiplication(step, operand, left, right, self.machine)
             source = None if view is None else multiply.view(view, multiply.source)
-            view = (
-                None if index == len(pairs) - 1 else workspaces[index % 2, : before * size * after]
-            )
+            view = None if last else workspaces[index % 2, : before * size * after]
             target = None if view is None else multiply.view(view, multiply.target)
             chain.append((multiply, source, target))
         return chain
 
 
-# -- a step as one call of NumPy --------------------------------------------------------------------
+class _Copy(NamedTuple):
+    """A piece into a workspace."""
+
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+
+    def view(self, array: Array, shape: tuple[int, ...]) -> Array:
+        """``array`` in this shape."""
+        return array.reshape(shape)
+
+    def __call__(self, source: Array, target: Array) -> None:
+        """Copy."""
+        np.copyto(target, source)
+
+
+# -- a step as one call of NumPy -------------------------------------------------------------------
 
 
 class _Multiplication(NamedTuple):
@@ -211,25 +274,27 @@ def _multiplication(
     step: Step, operand: Array, left: int, right: int, machine: Machine
 ) -> _Multiplication:
     """The step on contiguous arrays of the views ``(left, columns or rows, right)``."""
-    source, target = (left, step.columns, right), (left, step.rows, right)
+    rows, columns = step.rows, step.columns
     if step.kind == "diagonal":
-        return _Multiplication(np.multiply, operand[:, None], False, False, source, target)
-    most = machine.work // max(step.rows * step.columns, 1)
+        shape = left, columns, right
+        return _Multiplication(np.multiply, operand[:, None], False, False, shape, shape)
     if left == right == 1:
-        return _Multiplication(np.matmul, operand, False, False, (step.columns,), (step.rows,))
+        return _Multiplication(np.matmul, operand, False, False, (columns,), (rows,))
+    most = machine.work // (rows * columns)
     if right == 1:
+        transposed = np.ascontiguousarray(operand.T)
         count = left if left <= most else _divisor(left, most)
         batch = (left,) if count == left else (left // count, count)
-        source, target = (*batch, step.columns), (*batch, step.rows)
-        transposed = np.ascontiguousarray(operand.T)
-        return _Multiplication(np.matmul, transposed, True, False, source, target)
+        return _Multiplication(
+            np.matmul, transposed, True, False, (*batch, columns), (*batch, rows)
+        )
     operand = np.ascontiguousarray(operand)
-    count = right if right <= most else _divisor(right, most)
+    spread = columns * right * machine.itemsize > machine.cache
+    count = right if right <= most or (most < _WIDE and spread) else _divisor(right, most)
     if count < right:
-        tiles = right // count, count
-        return _tiled(step, operand, left, tiles)
-    if left == 1:
-        source, target = source[1:], target[1:]
+        return _tiled(step, operand, left, (right // count, count))
+    batch = () if left == 1 else (left,)
+    source, target = (*batch, columns, right), (*batch, rows, right)
     return _Multiplication(np.matmul, operand, False, False, source, target)
 
 

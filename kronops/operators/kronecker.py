@@ -143,6 +143,8 @@ class KroneckerOperator(LinearOperator):
         return self.backend.xp.reshape(made, (*batch, self.shape[0], k))
 
     def _apply_last(self, x: Array) -> Array:
+        if x.ndim == 1:
+            return self._products(x, 1, 1)
         *batch, _ = x.shape
         made = self._products(x, math.prod(batch), 1)
         return self.backend.xp.reshape(made, (*batch, self.shape[0]))
