@@ -99,7 +99,9 @@ class Case:
         x = rng.standard_normal(self.sizes[0], dtype=np.dtype(self.dtype).type)
         if self.columns == 1:
             return factors, x
-        return factors, x.reshape((-1, self.columns) if self.side == "K @ X" else (self.columns, -1))
+        return factors, x.reshape(
+            (-1, self.columns) if self.side == "K @ X" else (self.columns, -1)
+        )
 
 
 def all_cases(

@@ -4,10 +4,12 @@
     python benchmarks/kronecker.py --threads 1 --json benchmarks/results/today.json
 
 Every answer is checked before it is timed: a peer that is wrong three times in a row is reported
-and left out. Then each peer that one call has shown to be within 20 times the fastest takes turns
-with kronops, ours and theirs, round after round; after the first round only those within 3 times
-the fastest peer go on. A peer's ratio is the median over the rounds of its time by ours, and the
-ratio of a case is the smallest: above 1, kronops is faster than every peer.
+and left out, and so is one whose first call, with all that it compiles, takes 10 seconds and 40
+times as long as ours. Then each peer that one more call has shown to be within 20 times the
+fastest takes turns with kronops, ours and theirs, round after round; after the first round only
+those within 3 times the fastest peer go on. Calls beyond a tenth of a second are dropped at 3 times
+the fastest at once. A peer's ratio is the median over the rounds of its time by ours, and the ratio
+of a case is the smallest: above 1, kronops is faster than every peer.
 
 ``roof`` is the share reached of what the machine could do at best: the larger of the flops, factor
 by factor, at the speed of one large product of matrices, and the time for copying as many bytes as
@@ -18,14 +20,16 @@ two of the largest vectors on the way.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import json
 import math
 import os
+import signal
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +48,10 @@ from peers import PEERS, Peer, Product, Unsupported, chain, kronops_product
 from threads import restart_with
 
 FAR, NEAR = 20, 3  # times the fastest: beyond, a peer is dropped at once, or after one round
+LONGEST = 10.0  # seconds for a first call, or twice FAR times ours
+LONG = 0.1  # seconds of a call that are measurement enough
 FEWEST, MOST = 5, 200  # rounds
 TOLERANCES = {"float64": 1e-12, "float32": 2e-5}
-MEMORY = 2 * GIBIBYTE
 
 
 def main() -> None:
@@ -55,7 +60,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     wanted = [case for case in all_cases(options.columns, options.dtype, options.side)
               if any(matches(case, pattern) for pattern in options.cases)]  # fmt: skip
-    left_out = [case for case in wanted if case.bytes > MEMORY]
+    left_out = [case for case in wanted if case.bytes > options.memory * GIBIBYTE]
     peers = [p for p in PEERS if any(fnmatch.fnmatch(p.name, f"*{w}*") for w in options.peers)]
     missing = {peer.name: peer.missing for peer in peers if peer.missing}
     report: dict[str, Any] = {
@@ -72,10 +77,15 @@ def main() -> None:
             print(f"{label(case)}  left out: {case.bytes / GIBIBYTE:.1f} GiB of arrays")
             continue
         present = [peer for peer in peers if peer.name not in missing]
-        made = run(case, present, options.seconds, report["gemm flops"][case.dtype])
+        made = run(case, present, options.seconds)
+        peaks = report["gemm flops"]
+        peaks[case.dtype] = max(peaks[case.dtype], peak_flops(case.dtype))
+        made["roof"] = share_of_roof(made, peaks)
         report["cases"].append(made)
         print(line(case, made), flush=True)
         if options.json:
+            for earlier in report["cases"]:  # the peak may have been disturbed when it was timed
+                earlier["roof"] = share_of_roof(earlier, peaks)
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(summary(report["cases"]))
@@ -93,6 +103,7 @@ def parsed() -> argparse.Namespace:
     add("--peers", nargs="+", default=["*"], help="parts of their names")
     add("--seconds", type=float, default=1.0, help="for the rounds of a case (default: 1)")
     add("--threads", type=int, default=os.cpu_count(), help="of every library")
+    add("--memory", type=float, default=1.0, help="GiB of a case's arrays, at most (default: 1)")
     add("--json", type=Path, help="where to write the results")
     add("--quick", action="store_true", help="float64, 16 vectors, 0.2 seconds")
     options = parser.parse_args()
@@ -105,10 +116,10 @@ def matches(case: Case, pattern: str) -> bool:
     return fnmatch.fnmatchcase(case.name, pattern) or fnmatch.fnmatchcase(case.group, pattern)
 
 
-# -- one case ----------------------------------------------------------------------------------------
+# -- one case -------------------------------------------------------------------------------------
 
 
-def run(case: Case, peers: Sequence[Peer], budget: float, flops: float) -> dict[str, Any]:
+def run(case: Case, peers: Sequence[Peer], budget: float) -> dict[str, Any]:
     """Everything that is reported of a case."""
     factors, x = case.arrays()
     exact = chain([factor.astype(float) for factor in factors], x.astype(float), case.side)
@@ -117,33 +128,35 @@ def run(case: Case, peers: Sequence[Peer], budget: float, flops: float) -> dict[
         raise AssertionError(f"kronops is wrong: {label(case)}")
     found: dict[str, dict[str, Any]] = {}
     products: dict[str, Product] = {}
+    longest = max(LONGEST, 2 * FAR * seconds(ours))
     for peer in peers:
-        product, problem = prepared(peer, factors, x, case, exact)
+        with limited(longest):
+            product, problem = prepared(peer, factors, x, case, exact)
         if product is None:
             found[peer.name] = {"left out": problem}
         else:
             products[peer.name] = product
     with no_collection():
         mine, theirs = in_turns(ours, products, budget)
-    fastest_call = min(t["minimum"] for t in theirs.values()) if theirs else math.nan
     found |= theirs
     rivals = {name: t["ratio"] for name, t in theirs.items() if t["rounds"] >= FEWEST}
     fastest = min(rivals, key=rivals.__getitem__, default=None)
-    limit = max(
-        case.flops / flops,
-        copy_seconds((x.nbytes + exact.size * case.itemsize) // 2, threads_used()),
-    )
     return {
         **identity(case),
         "seconds": mine,
         "peers": found,
         "fastest": fastest,
         "ratio": rivals.get(fastest),
-        "fastest seconds": fastest_call,
-        "limit": limit,
-        "roof": limit / mine["minimum"],
+        "flops": case.flops,
+        "copy seconds": copy_seconds((x.nbytes + ours().nbytes) // 2, threads_used()),
         "memory": peak_bytes(ours) / case.allowed,
     }
+
+
+def share_of_roof(made: dict[str, Any], peaks: dict[str, float]) -> float:
+    """The least time that arithmetic and memory allow, by ours."""
+    limit = max(made["flops"] / peaks[made["dtype"]], made["copy seconds"])
+    return limit / made["seconds"]["minimum"]
 
 
 def prepared(
@@ -162,6 +175,24 @@ def prepared(
     return None, "wrong answer"
 
 
+@contextlib.contextmanager
+def limited(longest: float) -> Iterator[None]:
+    """An error inside after so many seconds, where the system has an alarm."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"more than {longest:.0f} s")
+
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, longest)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def right(answer: np.ndarray, exact: np.ndarray, dtype: str) -> bool:
     """Whether shape, dtype and values are as they should be."""
     if answer.shape != exact.shape or answer.dtype != dtype:
@@ -173,12 +204,13 @@ def in_turns(
     ours: Product, products: dict[str, Product], budget: float
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
     """Our times, and every peer's beside ours of the same rounds."""
-    calls = {None: calls_for(best_of_two(ours))}
-    once = {name: best_of_two(product) for name, product in products.items()}
+    calls = {None: calls_for(single_call(ours))}
+    once = {name: single_call(product) for name, product in products.items()}
     fastest = min(once.values(), default=0.0)
     calls |= {name: calls_for(t) for name, t in once.items()}
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in products}
-    running = [name for name in products if once[name] <= FAR * fastest]
+    far = NEAR if fastest > LONG else FAR
+    running = [name for name in products if once[name] <= far * fastest]
     end = time.perf_counter() + budget
     for done in range(MOST):
         if done >= FEWEST and time.perf_counter() > end:
@@ -196,8 +228,10 @@ def in_turns(
     return times(all_ours), made
 
 
-def best_of_two(function: Callable[[], Any]) -> float:
-    return min(seconds(function), seconds(function))
+def single_call(function: Callable[[], Any]) -> float:
+    """The shorter of two calls, unless the first took long."""
+    first = seconds(function)
+    return first if first > LONG else min(first, seconds(function))
 
 
 def times(values: Sequence[float]) -> dict[str, float]:
@@ -223,7 +257,7 @@ def threads_used() -> int:
     return int(os.environ["OMP_NUM_THREADS"])
 
 
-# -- words -------------------------------------------------------------------------------------------
+# -- words ----------------------------------------------------------------------------------------
 
 
 def identity(case: Case) -> dict[str, Any]:

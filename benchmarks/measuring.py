@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import gc
+import itertools
 import math
 import os
 import platform
@@ -73,7 +74,7 @@ def no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def peak_flops(dtype: str, size: int = 1536, times: int = 5) -> float:
+def peak_flops(dtype: str, size: int = 1536, times: int = 2) -> float:
     """Flops per second of one large product of matrices, the best of several."""
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((size, size)).astype(dtype) for _ in range(2))
@@ -85,7 +86,7 @@ def copy_seconds(count: int, threads: int, times: int = 5) -> float:
     """Seconds for copying ``count`` bytes to memory in use, the best of several."""
     source, target = np.ones(count, np.uint8), np.ones(count, np.uint8)
     ends = [count * i // threads for i in range(threads + 1)]
-    parts = [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]
+    parts = [slice(*pair) for pair in itertools.pairwise(ends)]
 
     def copy(part: slice = slice(None)) -> None:
         np.copyto(target[part], source[part])

@@ -59,7 +59,7 @@ def kronops_product(factors: list[np.ndarray], x: np.ndarray, side: str) -> Prod
     return (lambda: op @ x) if side == "K @ X" else (lambda: x @ op)
 
 
-# -- the same few lines in NumPy, PyTorch and JAX ----------------------------------------------------
+# -- the same few lines in NumPy, PyTorch and JAX -------------------------------------------------
 
 
 def chain(factors: Factors, x: Any, side: str) -> Any:
@@ -139,7 +139,7 @@ def einsum(function: Callable[..., Any], factors: Factors, x: Any, side: str) ->
     return lambda: _as_given(function(words, *factors, tensor), x.shape, side)
 
 
-# -- NumPy -------------------------------------------------------------------------------------------
+# -- NumPy ----------------------------------------------------------------------------------------
 
 
 def numpy_chain(factors: list[np.ndarray], x: np.ndarray, side: str) -> Product:
@@ -173,7 +173,7 @@ def opt_einsum_expression(factors: list[np.ndarray], x: np.ndarray, side: str) -
     return lambda: _as_given(expression(tensor), x.shape, side)
 
 
-# -- PyTorch -----------------------------------------------------------------------------------------
+# -- PyTorch --------------------------------------------------------------------------------------
 
 
 def with_torch(prepare: Callable[..., Product]) -> Callable[..., Product]:
@@ -213,7 +213,7 @@ def torch_einsum(factors: Factors, x: Any, side: str) -> Product:
     return einsum(torch.einsum, factors, x, side)
 
 
-# -- JAX ---------------------------------------------------------------------------------------------
+# -- JAX ------------------------------------------------------------------------------------------
 
 
 def with_jax(multiply: Callable[..., Any]) -> Callable[..., Product]:
@@ -237,7 +237,7 @@ def jax_einsum(factors: Factors, x: Any, side: str) -> Any:
     return einsum(jnp.einsum, factors, x, side)()
 
 
-# -- libraries ---------------------------------------------------------------------------------------
+# -- libraries ------------------------------------------------------------------------------------
 
 
 def fastkron(factors: list[np.ndarray], x: np.ndarray, side: str) -> Product:
