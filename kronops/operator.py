@@ -571,8 +571,16 @@ class LinearOperator(ABC):
 
     def _apply_last(self, x: Array) -> Array:
         """The product along the last axis: ``x`` of shape ``(..., n)`` becomes ``(..., m)``."""
+        if x.ndim == 1:
+            return self._matmat(x[:, None])[:, 0]
         transpose = self.backend.xp.matrix_transpose
         return transpose(self._matmat(transpose(x)))
+
+    _step_kind: ClassVar[str] = "operator"  # as a Kronecker factor: see kronops.planning.Factor
+
+    def _step_array(self) -> Array:
+        """As a Kronecker factor, the matrix ("dense") or the flat diagonal ("diagonal")."""
+        raise TypeError(f"{type(self).__name__} has no array to multiply by")
 
     def _inverse(self) -> LinearOperator:
         return self._algebra.invert(self)
@@ -708,7 +716,7 @@ class LinearOperator(ABC):
         n = self.shape[1]
         if x.ndim == 1:
             if x.shape[0] == n:
-                return self._matmat(x[:, None])[:, 0]
+                return self._apply_last(x)
         elif x.ndim > 1 and x.shape[-2] == n:
             return self._matmat(x)
         raise ValueError(

@@ -27,6 +27,7 @@ __all__ = [
     "product",
     "product_of_scalars",
     "rescale",
+    "smallest_exponent",
     "split",
 ]
 
@@ -54,6 +55,25 @@ def largest(array: Array) -> float:
     if 0 in array.shape or values is None:
         return 0.0
     return float(backend.xp.max(backend.xp.abs(values)))
+
+
+def smallest_exponent(array: Array) -> int:
+    """The binary exponent of the smallest magnitude but zero; 0 where there is none to be seen.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> smallest_exponent(np.array([0.0, 0.25, -8.0]))
+    -1
+    """
+    backend = backend_of(array)
+    values = backend.values(array)
+    if 0 in array.shape or values is None:
+        return 0
+    xp = backend.xp
+    sizes = xp.abs(values)
+    size = float(xp.min(xp.where(sizes > 0, sizes, xp.max(sizes))))
+    return math.frexp(size)[1] if math.isfinite(size) else 0
 
 
 def comfortable(exponents: Sequence[int], limit: int) -> bool:

@@ -26,7 +26,7 @@ PACKAGE = ROOT / "kronops"
 # The floors, from the bottom. A name stands for a module and everything in it; of several that
 # fit the longest counts. A module imports from floors below, and from its own entry, alone.
 FLOORS = (
-    ("kronops.errors",),
+    ("kronops.errors", "kronops.planning"),
     ("kronops.backends",),
     (
         "kronops.checks",
@@ -36,7 +36,13 @@ FLOORS = (
         "kronops.tree",
         "kronops.vectors",
     ),
-    ("kronops.caching", "kronops.columns", "kronops.damping", "kronops.factorisation"),
+    (
+        "kronops.caching",
+        "kronops.columns",
+        "kronops.damping",
+        "kronops.factor_products",
+        "kronops.factorisation",
+    ),
     ("kronops.linear_system",),
     ("kronops.series_sums", "kronops.spectrum"),
     ("kronops.operator",),

@@ -16,6 +16,7 @@ from typing import Any
 
 from array_api_compat import array_namespace, is_array_api_obj
 
+from kronops.backends.settings import settings
 from kronops.backends.standard import Backend
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "notice_imports",
     "register_backend",
     "register_container",
+    "settings",
 ]
 
 # Library name -> "module:class". Nothing is imported before an array of that library arrives.

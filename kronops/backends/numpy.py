@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import scipy.sparse.linalg
 from scipy.linalg.lapack import get_lapack_funcs
 
-from kronops.backends.standard import Array, Backend
+from kronops.backends import pieces
+from kronops.backends.settings import current_settings
+from kronops.backends.standard import Array, Backend, Operand
 from kronops.errors import LinAlgError
+from kronops.planning import Machine, Plan
 
 __all__ = ["NumpyBackend"]
 
 # LAPACK knows four dtypes. Half precision is computed in single and rounded back.
 _LAPACK = {np.dtype(c): np.dtype(c) for c in "fdFD"} | {np.dtype(np.float16): np.dtype("f")}
+
+
+# One core with 512-bit registers and 1 MiB of second-level cache, by benchmarks/kronecker.py. BLAS
+# knows four dtypes; NumPy multiplies the others in plain loops.
+_CORE = Machine(8, 5.5e10, 28e-9, 1e-6, 8, 1.6e11, 2.0e10, cache=2**19, merged=64, work=2**18)
+_MACHINES = {
+    np.dtype(np.float64): _CORE,
+    np.dtype(np.float32): _CORE._replace(itemsize=4, flops=1.1e11, lanes=16),
+    np.dtype(np.complex128): _CORE._replace(itemsize=16, flops=1.3e10, lanes=4),
+    np.dtype(np.complex64): _CORE._replace(itemsize=8, flops=2.6e10, lanes=8),
+}
+_LOOPS = _CORE._replace(flops=1e9, lanes=1, work=0)
 
 
 class NumpyBackend(Backend):
@@ -60,6 +77,23 @@ class NumpyBackend(Backend):
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
         """The array itself."""
         return np.asarray(array)
+
+    # -- products with Kronecker factors -------------------------------------------------------
+
+    def machine(self, dtype: Any) -> Machine:
+        """Those of one core."""
+        return _MACHINES.get(np.dtype(dtype), _LOOPS)
+
+    def program(self, plan: Plan, operands: Sequence[Operand], given: Any, dtype: Any) -> Any:
+        """As `kronops.backends.pieces` does it."""
+        threads = current_settings().threads
+        functions = [
+            functools.partial(self.apply_operator, operand, view=sweep.view(step))
+            if step.kind == "operator"
+            else operand
+            for operand, (sweep, step) in zip(operands, plan.steps, strict=True)
+        ]
+        return pieces.program(plan, functions, given, dtype, self.machine(dtype), threads)
 
     def cholesky(self, matrix: Array) -> Array:
         """LAPACK's ``potrf``."""

@@ -16,10 +16,12 @@ import numpy as np
 import scipy.linalg
 
 from kronops.errors import LinAlgError
+from kronops.planning import Machine, Plan
 
-__all__ = ["NO_DERIVATIVE", "Array", "Backend", "LinearSystem"]
+__all__ = ["NO_DERIVATIVE", "Array", "Backend", "LinearSystem", "Operand"]
 
 Array = Any
+Operand = Any  # what a step of a product multiplies by: a matrix, a flat diagonal, an operator
 Number = Callable[[Sequence[Array]], Array]
 Gradients = Callable[[Sequence[Array]], Sequence[Array]]
 
@@ -267,6 +269,56 @@ class Backend:
         triangle, basis = scipy.linalg.schur(self.to_numpy(self.wide(matrix)), output="complex")
         device = self.device(matrix)
         return self.from_numpy(triangle, device), self.from_numpy(basis, device)
+
+    # -- products with Kronecker factors -------------------------------------------------------
+
+    def machine(self, dtype: Any) -> Machine:
+        """The numbers by which products in ``dtype`` are planned: here, factor after factor."""
+        itemsize = self.xp.finfo(dtype).bits // 8
+        return Machine(itemsize, 5e10, 1e-6, 1e-5, 1, 1e11, 1e10, cache=0, merged=0, work=0)
+
+    def program(
+        self, plan: Plan, operands: Sequence[Operand], given: Any, dtype: Any
+    ) -> Callable[[Array], Array]:
+        """A function that carries ``plan`` out, with one operand for each step.
+
+        It takes an array of the plan's view, of any shape and the dtype ``given``, and gives a flat
+        one, in fresh memory and in ``dtype``.
+        """
+        steps = [
+            (step.kind, operand, sweep.view(step))
+            for operand, (sweep, step) in zip(operands, plan.steps, strict=True)
+        ]
+
+        def run(x: Array) -> Array:
+            x = self.xp.astype(x, dtype, copy=not steps)
+            for kind, operand, view in steps:
+                x = self._apply_step(kind, operand, x, view)
+            return self.xp.reshape(x, (-1,))
+
+        return run
+
+    def apply_operator(self, op: Any, x: Array, view: tuple[int, int, int]) -> Array:
+        """The product of an operator with the middle axis of ``x`` seen as ``view``."""
+        left, size, right = view
+        if right == 1:
+            return op._apply_last(self.xp.reshape(x, (left, size)))
+        return op._matmat(self.xp.reshape(x, (size, right) if left == 1 else view))
+
+    def _apply_step(
+        self, kind: str, operand: Operand, x: Array, view: tuple[int, int, int]
+    ) -> Array:
+        if kind == "operator":
+            return self.apply_operator(operand, x, view)
+        xp = self.xp
+        left, size, right = view
+        if right == 1:
+            x = xp.reshape(x, (left, size))
+            if kind == "diagonal":
+                return x * operand
+            return xp.matmul(x, xp.matrix_transpose(operand))
+        x = xp.reshape(x, (size, right) if left == 1 else view)
+        return operand[:, None] * x if kind == "diagonal" else xp.matmul(operand, x)
 
     # -- random numbers ------------------------------------------------------------------------
 

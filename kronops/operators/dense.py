@@ -101,6 +101,11 @@ class DenseOperator(LinearOperator):
     def _matmat(self, x: Array) -> Array:
         return self.backend.xp.matmul(self._entries, x)
 
+    _step_kind = "dense"
+
+    def _step_array(self) -> Array:
+        return self._entries
+
     @cached
     def _entries(self) -> Array:
         """The matrix; its Hermitian part if it is claimed Hermitian, and varies or is hidden."""

@@ -109,6 +109,11 @@ class DiagonalOperator(LinearOperator):
     def _apply_last(self, x: Array) -> Array:
         return x * self._flat
 
+    _step_kind = "diagonal"
+
+    def _step_array(self) -> Array:
+        return self._flat
+
     def _inverse(self) -> LinearOperator:
         return self._with(spectrum.reciprocal(self.entries, self._label))
 

@@ -71,6 +71,8 @@ class IdentityOperator(LinearOperator):
     def _apply_last(self, x: Array) -> Array:
         return self._matmat(x)
 
+    _step_kind = "identity"
+
     def _adjoint(self) -> LinearOperator:
         return self
 

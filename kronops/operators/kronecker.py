@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from kronops import tree
 from kronops.backends import is_array
@@ -14,6 +14,7 @@ from kronops.caching import cached
 from kronops.checks import is_complex
 from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError
+from kronops.factor_products import FactorProducts
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator, same
@@ -31,12 +32,9 @@ from kronops.scalars import (
     unit_power,
 )
 from kronops.scaling import (
-    balanced_order,
     comfortable,
     dtype_exponent,
-    exponent,
     kronecker,
-    mantissa_and_exponent,
     outer,
     product,
     product_of_scalars,
@@ -46,16 +44,6 @@ from kronops.scaling import (
 from kronops.vectors import as_layout, in_layout
 
 __all__ = ["KroneckerOperator", "as_factors", "kron"]
-
-
-class _Step(NamedTuple):
-    """A factor's batched product on the view ``(left, size, right)``, or a scalar."""
-
-    factor: LinearOperator | None
-    scalar: Scalar
-    left: int = 1
-    size: int = 1
-    right: int = 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -150,64 +138,26 @@ class KroneckerOperator(LinearOperator):
     # -- products ------------------------------------------------------------------------------
 
     def _matmat(self, x: Array) -> Array:
-        shape = x.shape
-        batch, k = math.prod(shape[:-2]), shape[-1]
-        reshape = self.backend.xp.reshape
-        for step in self._steps if self._moderate else self._balanced_steps(exponent(x)):
-            if step.factor is None:
-                x = rescale(x, [step.scalar])
-                continue
-            left, right = batch * step.left, step.right * k
-            if right == 1:
-                x = step.factor._apply_last(reshape(x, (left, step.size)))
-            elif left == 1:
-                x = step.factor._matmat(reshape(x, (step.size, right)))
-            else:
-                x = step.factor._matmat(reshape(x, (left, step.size, right)))
-        return reshape(x, (*shape[:-2], self.shape[0], k))
+        *batch, _, k = x.shape
+        made = self._products(x, math.prod(batch), k)
+        return self.backend.xp.reshape(made, (*batch, self.shape[0], k))
 
-    @cached
-    def _steps(self) -> list[_Step]:
-        """The factors, those that shrink first, then the scale."""
-        order = sorted(range(len(self.factors)), key=lambda i: _shrinkage(self.factors[i]))
-        return self._steps_in([*order, *split(self.scale, 0, self._limit)])
+    def _apply_last(self, x: Array) -> Array:
+        if x.ndim == 1:
+            return self._products(x, 1, 1)
+        *batch, _ = x.shape
+        made = self._products(x, math.prod(batch), 1)
+        return self.backend.xp.reshape(made, (*batch, self.shape[0]))
 
-    def _balanced_steps(self, running: int) -> list[_Step]:
-        """The factors and powers of two of the scale in an order that keeps magnitudes near one.
-
-        ``running`` is the binary exponent of the vector; each step is the one that counteracts it
-        most. Nothing is rescaled, so that entries of very unlike size keep their digits.
-        """
-        mantissa, power = mantissa_and_exponent(self.scale)
-        parts: list[tuple[int, int | Scalar]] = [(0, mantissa)]
-        powers = split(1.0, power, self._limit // 4)
-        parts += [(binary_exponent(scalar) - 1, scalar) for scalar in powers]
-        parts += [(factor._exponent(), i) for i, factor in enumerate(self.factors)]
-        return self._steps_in(balanced_order(parts, running))
-
-    def _steps_in(self, order: Sequence[int | Scalar]) -> list[_Step]:
-        """Steps from the indices of factors and from scalars, in the order given."""
-        sizes = list(self.domain_shape)
-        steps = []
-        for item in order:
-            if not isinstance(item, int):
-                steps.append(_Step(None, item))
-                continue
-            left, right = math.prod(sizes[:item]), math.prod(sizes[item + 1 :])
-            steps.append(_Step(self.factors[item], 1.0, left, sizes[item], right))
-            sizes[item] = self.factors[item].shape[0]
-        return steps
-
-    @cached
-    def _moderate(self) -> bool:
-        """Whether no order of the factors brings a vector of moderate size out of range."""
-        exponents = [factor._exponent() for factor in self.factors]
-        spread = sum(map(abs, exponents)) + abs(binary_exponent(self.scale))
-        return 3 * spread <= self._limit
-
-    @cached
-    def _limit(self) -> int:
-        return dtype_exponent(next(tree.leaves(self)))
+    @property
+    def _products(self) -> FactorProducts:
+        """The factors' products, with all that they keep: plans, merged factors."""
+        products = self.__dict__.get("_kept_products")
+        if products is None:
+            products = FactorProducts(self)
+            if not products.tracked:
+                self.__dict__["_kept_products"] = products
+        return products
 
     def _exponent(self) -> int:
         return sum(factor._exponent() for factor in self.factors) + binary_exponent(self.scale)
@@ -232,7 +182,7 @@ class KroneckerOperator(LinearOperator):
         if p.is_integer() and p < 0:
             return self.inverse().power(-p)
         scale, factors = (self.scale, self.factors) if p.is_integer() else self._positive_parts()
-        if p.is_integer() and not self._moderate:
+        if p.is_integer() and not self._products.moderate:
             return ProductOperator((self,) * int(p))  # powers of extreme factors leave the range
         powers = [factor.power(p) for factor in factors]
         return self._with(powers, scalar_power(scale, p))
@@ -364,7 +314,7 @@ class KroneckerOperator(LinearOperator):
             return None
         pairs = list(zip(self.factors, other.factors, strict=True))
         dense = all(isinstance(f, DenseOperator) for pair in pairs for f in pair)
-        if not dense and not (self._moderate and other._moderate):
+        if not dense and not (self._products.moderate and other._products.moderate):
             return None  # each keeps its factors in range by itself
         factors, scalars = [], [self.scale, other.scale]
         for a, b in pairs:
@@ -475,12 +425,6 @@ def _unscaled(op: LinearOperator) -> tuple[Scalar, LinearOperator]:
     if isinstance(op, ScaledOperator) and not is_array(op.scalar):
         return op.scalar, op.base
     return 1.0, op
-
-
-def _shrinkage(factor: LinearOperator) -> float:
-    """``1/p − 1/q``: negative for factors that shrink, which are cheapest first."""
-    q, p = factor.shape
-    return 1 / max(p, 1) - 1 / max(q, 1)
 
 
 def _mixed(left: LinearOperator, right: LinearOperator) -> tuple[LinearOperator, list[Scalar]]:

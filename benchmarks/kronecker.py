@@ -1,0 +1,317 @@
+"""Kronecker products by kronops beside every other way to compute them, in turns in one process.
+
+    python benchmarks/kronecker.py --quick
+    python benchmarks/kronecker.py --threads 1 --json benchmarks/results/today.json
+
+Every answer is checked before it is timed: a peer that is wrong three times in a row is reported
+and left out, and so is one whose first call, with all that it compiles, takes 10 seconds and 40
+times as long as ours. Then each peer that one more call has shown to be within 20 times the
+fastest takes turns with kronops, ours and theirs, round after round; after the first round only
+those within 3 times the fastest peer go on. Calls beyond a tenth of a second are dropped at 3 times
+the fastest at once. A peer's ratio is the median over the rounds of its time by ours, and the ratio
+of a case is the smallest: above 1, kronops is faster than every peer.
+
+``roof`` is the share reached of what the machine could do at best: the larger of the flops, factor
+by factor, at the speed of one large product of matrices, and the time for copying as many bytes as
+the vectors have. ``memory`` is the peak of our product by what it may need, which is its output and
+two of the largest vectors on the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fnmatch
+import json
+import math
+import os
+import signal
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import COLUMNS, DTYPES, GIBIBYTE, GROUPS, SIDES, Case, all_cases
+from measuring import (
+    calls_for,
+    copy_seconds,
+    environment,
+    no_collection,
+    peak_bytes,
+    peak_flops,
+    seconds,
+)
+from peers import PEERS, Peer, Product, Unsupported, chain, kronops_product
+from threads import restart_with
+
+FAR, NEAR = 20, 3  # times the fastest: beyond, a peer is dropped at once, or after one round
+LONGEST = 10.0  # seconds for a first call, or twice FAR times ours
+LONG = 0.1  # seconds of a call that are measurement enough
+FEWEST, MOST = 5, 200  # rounds
+TOLERANCES = {"float64": 1e-12, "float32": 2e-5}
+
+
+def main() -> None:
+    options = parsed()
+    restart_with(options.threads)
+    warnings.simplefilter("ignore")
+    wanted = [case for case in all_cases(options.columns, options.dtype, options.side)
+              if any(matches(case, pattern) for pattern in options.cases)]  # fmt: skip
+    left_out = [case for case in wanted if case.bytes > options.memory * GIBIBYTE]
+    peers = [p for p in PEERS if any(fnmatch.fnmatch(p.name, f"*{w}*") for w in options.peers)]
+    missing = {peer.name: peer.missing for peer in peers if peer.missing}
+    report: dict[str, Any] = {
+        **environment(),
+        "seconds": options.seconds,
+        "missing": missing,
+        "left out": [list(identity(case).values()) for case in left_out],
+        "gemm flops": {dtype: peak_flops(dtype) for dtype in options.dtype},
+        "cases": [],
+    }
+    print(headline(report))
+    for case in wanted:
+        if case in left_out:
+            print(f"{label(case)}  left out: {case.bytes / GIBIBYTE:.1f} GiB of arrays")
+            continue
+        present = [peer for peer in peers if peer.name not in missing]
+        made = run(case, present, options.seconds)
+        peaks = report["gemm flops"]
+        peaks[case.dtype] = max(peaks[case.dtype], peak_flops(case.dtype))
+        made["roof"] = share_of_roof(made, peaks)
+        report["cases"].append(made)
+        print(line(case, made), flush=True)
+        if options.json:
+            for earlier in report["cases"]:  # the peak may have been disturbed when it was timed
+                earlier["roof"] = share_of_roof(earlier, peaks)
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(summary(report["cases"]))
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--cases", nargs="+", default=["*"], help=f"names like 8^6, or of {', '.join(GROUPS)}")
+    add("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
+    add("--columns", nargs="+", type=int, default=COLUMNS, help="how many vectors")
+    add("--side", nargs="+", choices=SIDES, default=SIDES)
+    add("--peers", nargs="+", default=["*"], help="parts of their names")
+    add("--seconds", type=float, default=1.0, help="for the rounds of a case (default: 1)")
+    add("--threads", type=int, default=os.cpu_count(), help="of every library")
+    add("--memory", type=float, default=1.0, help="GiB of a case's arrays, at most (default: 1)")
+    add("--json", type=Path, help="where to write the results")
+    add("--quick", action="store_true", help="float64, 16 vectors, 0.2 seconds")
+    options = parser.parse_args()
+    if options.quick:
+        options.dtype, options.columns, options.seconds = ["float64"], [16], 0.2
+    return options
+
+
+def matches(case: Case, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(case.name, pattern) or fnmatch.fnmatchcase(case.group, pattern)
+
+
+# -- one case -------------------------------------------------------------------------------------
+
+
+def run(case: Case, peers: Sequence[Peer], budget: float) -> dict[str, Any]:
+    """Everything that is reported of a case."""
+    factors, x = case.arrays()
+    exact = chain([factor.astype(float) for factor in factors], x.astype(float), case.side)
+    ours = kronops_product(factors, x, case.side)
+    if not right(ours(), exact, case.dtype):
+        raise AssertionError(f"kronops is wrong: {label(case)}")
+    found: dict[str, dict[str, Any]] = {}
+    products: dict[str, Product] = {}
+    longest = max(LONGEST, 2 * FAR * seconds(ours))
+    for peer in peers:
+        with limited(longest):
+            product, problem = prepared(peer, factors, x, case, exact)
+        if product is None:
+            found[peer.name] = {"left out": problem}
+        else:
+            products[peer.name] = product
+    with no_collection():
+        mine, theirs = in_turns(ours, products, budget)
+    found |= theirs
+    rivals = {name: t["ratio"] for name, t in theirs.items() if t["rounds"] >= FEWEST}
+    fastest = min(rivals, key=rivals.__getitem__, default=None)
+    return {
+        **identity(case),
+        "seconds": mine,
+        "peers": found,
+        "fastest": fastest,
+        "ratio": rivals.get(fastest),
+        "flops": case.flops,
+        "copy seconds": copy_seconds((x.nbytes + ours().nbytes) // 2, threads_used()),
+        "memory": peak_bytes(ours) / case.allowed,
+    }
+
+
+def share_of_roof(made: dict[str, Any], peaks: dict[str, float]) -> float:
+    """The least time that arithmetic and memory allow, by ours."""
+    limit = max(made["flops"] / peaks[made["dtype"]], made["copy seconds"])
+    return limit / made["seconds"]["minimum"]
+
+
+def prepared(
+    peer: Peer, factors: list[np.ndarray], x: np.ndarray, case: Case, exact: np.ndarray
+) -> tuple[Product | None, str]:
+    """The peer's product, or why there is none."""
+    try:
+        product = peer.prepare(factors, x, case.side)
+        answers = (np.asarray(product()) for _ in range(3))
+        if any(right(answer, exact, case.dtype) for answer in answers):
+            return product, ""
+    except Unsupported as reason:
+        return None, str(reason)
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"[:200]
+    return None, "wrong answer"
+
+
+@contextlib.contextmanager
+def limited(longest: float) -> Iterator[None]:
+    """An error inside after so many seconds, where the system has an alarm."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"more than {longest:.0f} s")
+
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, longest)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def right(answer: np.ndarray, exact: np.ndarray, dtype: str) -> bool:
+    """Whether shape, dtype and values are as they should be."""
+    if answer.shape != exact.shape or answer.dtype != dtype:
+        return False
+    return bool(np.max(np.abs(answer - exact)) <= TOLERANCES[dtype] * np.max(np.abs(exact)))
+
+
+def in_turns(
+    ours: Product, products: dict[str, Product], budget: float
+) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+    """Our times, and every peer's beside ours of the same rounds."""
+    calls = {None: calls_for(single_call(ours))}
+    once = {name: single_call(product) for name, product in products.items()}
+    fastest = min(once.values(), default=0.0)
+    calls |= {name: calls_for(t) for name, t in once.items()}
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in products}
+    far = NEAR if fastest > LONG else FAR
+    running = [name for name in products if once[name] <= far * fastest]
+    end = time.perf_counter() + budget
+    for done in range(MOST):
+        if done >= FEWEST and time.perf_counter() > end:
+            break
+        for name in running:
+            mine = seconds(ours, calls[None])
+            pairs[name].append((mine, seconds(products[name], calls[name])))
+        if done == 0 and running:
+            quickest = min(pairs[name][0][1] for name in running)
+            running = [name for name in running if pairs[name][0][1] <= NEAR * quickest]
+    all_ours = [mine for several in pairs.values() for mine, _ in several] or [
+        seconds(ours, calls[None]) for _ in range(FEWEST)
+    ]
+    made = {name: peer_times(several, once[name]) for name, several in pairs.items()}
+    return times(all_ours), made
+
+
+def single_call(function: Callable[[], Any]) -> float:
+    """The shorter of two calls, unless the first took long."""
+    first = seconds(function)
+    return first if first > LONG else min(first, seconds(function))
+
+
+def times(values: Sequence[float]) -> dict[str, float]:
+    return {"minimum": min(values), "median": statistics.median(values)}
+
+
+def peer_times(pairs: Sequence[tuple[float, float]], once: float) -> dict[str, Any]:
+    """Of a peer that was dropped before the first round, the time of single calls."""
+    if not pairs:
+        return {**times([once]), "rounds": 0, "ratio": None}
+    ratios = sorted(theirs / mine for mine, theirs in pairs)
+    spread = [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]]
+    ratio = statistics.median(ratios)
+    return {
+        **times([theirs for _, theirs in pairs]),
+        "rounds": len(pairs),
+        "ratio": ratio,
+        "quartiles": spread,
+    }
+
+
+def threads_used() -> int:
+    return int(os.environ["OMP_NUM_THREADS"])
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+def identity(case: Case) -> dict[str, Any]:
+    return {
+        "group": case.group,
+        "factors": case.name,
+        "columns": case.columns,
+        "side": case.side,
+        "dtype": case.dtype,
+    }
+
+
+def label(case: Case) -> str:
+    return f"{case.name:>12} {case.side} {case.columns:4d} {case.dtype}"
+
+
+def line(case: Case, made: dict[str, Any]) -> str:
+    wrong = [name for name, t in made["peers"].items() if t.get("left out") == "wrong answer"]
+    ours = made["seconds"]["median"]
+    best = made["peers"].get(made["fastest"], {"median": math.nan, "ratio": math.nan})
+    return (
+        f"{label(case)} {ours * 1e6:11.1f} {best['median'] * 1e6:11.1f}  {best['ratio']:6.2f}  "
+        f"{made['fastest'] or 'no peer':22} {made['roof']:5.0%} {made['memory']:6.2f}"
+        + (f"  wrong: {', '.join(wrong)}" if wrong else "")
+    )
+
+
+def headline(report: dict[str, Any]) -> str:
+    speeds = ", ".join(f"{d} {f / 1e9:.0f} Gflop/s" for d, f in report["gemm flops"].items())
+    found = ", ".join(f"{n} {v}" for n, v in report["versions"].items() if v)
+    missing = "; ".join(f"{name}: no {', '.join(why)}" for name, why in report["missing"].items())
+    lines = [
+        f"{report['date']}, {report['cpu']}, {report['threads']} threads, {report['blas']}",
+        found + (f"; left out: {missing}" if missing else ""),
+        f"large products: {speeds}",
+        f"{'factors':>12} {'side':5} {'k':>4} {'dtype':7} {'kronops µs':>11} {'peer µs':>11}  "
+        f"{'ratio':>6}  {'fastest peer':22} {'roof':>5} {'memory':>6}",
+    ]
+    return "\n".join(lines)
+
+
+def summary(cases: Sequence[dict[str, Any]]) -> str:
+    ratios = [case["ratio"] for case in cases if case["ratio"]]
+    if not ratios:
+        return "no case, or no peer"
+    worst = min((case for case in cases if case["ratio"]), key=lambda case: case["ratio"])
+    where = " ".join(str(worst[key]) for key in ("factors", "side", "columns", "dtype"))
+    behind = sum(ratio < 1 for ratio in ratios)
+    return (
+        f"{len(ratios)} cases: geometric mean {statistics.geometric_mean(ratios):.2f}, "
+        f"least {worst['ratio']:.2f} ({where}, {worst['fastest']}), a peer ahead in {behind}; "
+        f"memory at most {max(case['memory'] for case in cases):.2f} of what it may need"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""Plans of Kronecker products carried out by NumPy: on whole vectors, or piece by piece.
+
+BLAS multiplies small matrices fastest when it need not copy them first, as it does above a certain
+size. Long products of small factors are therefore cut into batches of small ones, which also stay
+below the size from which BLAS starts threads of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kronops.backends.standard import Array, Operand
+from kronops.planning import Machine, Plan, Step, Sweep
+
+__all__ = ["program"]
+
+Function = Callable[[Array], Array]
+
+_SMALL = 10**6  # multiplications up to which OpenBLAS has kernels that copy nothing
+_FEW = 128  # columns below which copying a large matrix costs more than copying the columns
+_WIDE = 512  # columns of tiles below which rows far apart collide in the cache
+
+
+def program(
+    plan: Plan,
+    functions: Sequence[Operand],
+    given: Any,
+    dtype: Any,
+    machine: Machine,
+    threads: int,
+) -> Function:
+    """A function that carries ``plan`` out on an array of its view, as `Backend.program` says.
+
+    Parameters
+    ----------
+    functions : sequence
+        For each step, its matrix or diagonal; of an operator, the function that applies it.
+    threads : int
+        How many may work at pieces at the same time.
+    """
+    left = iter(functions)
+    parts: list[Function] = [] if given == dtype else [lambda x: x.astype(dtype)]
+    for sweep in plan.sweeps:
+        operands = [next(left) for _ in sweep.steps]
+        parts += _sweep(sweep, operands, dtype, machine, threads, bool(parts))
+    if not parts:
+        return lambda x: x.reshape(-1).copy()
+    return functools.partial(_one_after_another, parts)
+
+
+def _sweep(
+    sweep: Sweep,
+    operands: Sequence[Operand],
+    dtype: Any,
+    machine: Machine,
+    threads: int,
+    owned: bool,
+) -> list[Function]:
+    """Functions that carry the sweep out; ``owned``: they may write to what they are given."""
+    if sweep.steps[0].kind == "operator":
+        return list(operands)
+    operands = [operand.astype(dtype, copy=False) for operand in operands]
+    numbers = max(sweep.rows, sweep.columns) * sweep.before * sweep.after
+    if numbers * machine.itemsize <= machine.cache:
+        threads = 1
+    in_place = owned and sweep.rows == sweep.columns
+    if len(sweep.steps) > 1 and not (sweep.whole and threads == 1):
+        return [_Pieces(sweep, operands, dtype, machine, threads, in_place)]
+    if in_place and not sweep.whole and sweep.rows <= machine.merged:
+        return [_Pieces(sweep, operands, dtype, machine, threads, in_place)]
+    return [
+        _alone(sweep, step, operand, machine, threads)
+        for step, operand in zip(sweep.steps, operands, strict=True)
+    ]
+
+
+def _one_after_another(functions: Sequence[Function], x: Array) -> Array:
+    for function in functions:
+        x = function(x)
+    return x if x.ndim == 1 else x.reshape(-1)
+
+
+def _alone(sweep: Sweep, step: Step, operand: Array, machine: Machine, threads: int) -> Function:
+    """One step on the whole vector."""
+    left, right = sweep.before * step.left, step.right * sweep.after
+    if _is_better_gathered(step, left, right):
+        return functools.partial(_gathered, operand, left, right)
+    multiply = _multiplication(step, operand, left, right, machine)
+    parts = _parts(multiply, threads)
+    if len(parts) == 1 and not multiply.swapped:
+        function, shape, operand = multiply.function, multiply.source, multiply.operand
+        if len(shape) < 3:  # what takes half the time for small ones
+            function = np.ndarray.dot
+        if multiply.on_right:
+            return lambda x: function(x.reshape(shape), operand)
+        return lambda x: function(operand, x.reshape(shape))
+
+    def run(x: Array) -> Array:
+        made = np.empty((left, step.rows, right), operand.dtype)
+        source, target = multiply.view(x, multiply.source), multiply.view(made, multiply.target)
+        _share(lambda part: multiply(source[part], target[part]), parts)
+        return made
+
+    return run
+
+
+def _is_better_gathered(step: Step, left: int, right: int) -> bool:
+    """Whether BLAS would copy the same large matrix again for each few columns."""
+    work = step.rows * step.columns * right
+    return step.kind == "dense" and left > 1 and 1 < right <= _FEW and work > _SMALL
+
+
+def _gathered(matrix: Array, left: int, right: int, x: Array) -> Array:
+    """The columns of many slices side by side, multiplied at once."""
+    rows, columns = matrix.shape
+    x = x.reshape(left, columns, right)
+    made = np.empty((left, rows, right), matrix.dtype)
+    some = max(1, 4 * _FEW // right)
+    for start in range(0, left, some):
+        slices = x[start : start + some].swapaxes(0, 1)
+        product = np.matmul(matrix, slices.reshape(columns, -1))
+        made[start : start + some] = product.reshape(rows, -1, right).swapaxes(0, 1)
+    return made
+
+
+def _parts(multiply: _Multiplication, threads: int) -> list[Any]:
+    """Indices of the view's first or second axis, the longer one, for each thread its own."""
+    shape = multiply.source
+    if multiply.swapped:
+        shape = (*shape[:-3], shape[-2], shape[-3], shape[-1])
+    batch = shape[:-2]
+    if threads == 1 or max(batch, default=1) < threads:
+        return [()]
+    axis = batch.index(max(batch))
+    ends = [batch[axis] * i // threads for i in range(threads + 1)]
+    return [(slice(None),) * axis + (slice(a, b),) for a, b in itertools.pairwise(ends)]
+
+
+def _share(function: Callable[[Any], object], parts: Sequence[Any]) -> None:
+    """Call ``function`` with each part, in a thread for each; errors are raised here."""
+    if len(parts) == 1:
+        function(parts[0])
+        return
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(function, parts))
+
+
+# -- several steps on pieces -----------------------------------------------------------------------
+
+
+class _Pieces:
+    """The steps of a sweep on pieces that stay in the cache, in workspaces of each thread."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        operands: Sequence[Array],
+        dtype: Any,
+        machine: Machine,
+        threads: int,
+        in_place: bool,
+    ) -> None:
+        self.sweep, self.operands, self.dtype, self.machine = sweep, operands, dtype, machine
+        self.in_place = in_place
+        self.strided = sweep.after_piece < sweep.after
+        before = sweep.before_piece
+        if not self.strided:
+            before = min(before, -(-sweep.before // threads))
+        corners = itertools.product(
+            range(0, sweep.before, before), range(0, sweep.after, sweep.after_piece)
+        )
+        pieces = [
+            (slice(b, b + before), slice(None), slice(a, a + sweep.after_piece)) for b, a in corners
+        ]
+        threads = min(threads, len(pieces))
+        self.parts = [pieces[i::threads] for i in range(threads)]
+        self.room = before * sweep.largest * sweep.after_piece
+
+    def __call__(self, x: Array) -> Array:
+        sweep = self.sweep
+        x = x.reshape(sweep.before, sweep.columns, sweep.after)
+        made = x
+        if not self.in_place:
+            made = np.empty((sweep.before, sweep.rows, sweep.after), self.dtype)
+        _share(functools.partial(self._run, x, made), self.parts)
+        return made
+
+    def _run(self, x: Array, made: Array, pieces: Iterable[Any]) -> None:
+        workspaces = np.empty((2, self.room), self.dtype)
+        shape, chain = None, []
+        for piece in pieces:
+            given, wanted = x[piece], made[piece]
+            if given.shape != shape:
+                shape = given.shape
+                chain = self._chain(shape[0], shape[2], workspaces)
+            for multiply, source, target in chain:
+                if source is None:
+                    source = multiply.view(given, multiply.source)
+                if target is None:
+                    target = multiply.view(wanted, multiply.target)
+                multiply(source, target)
+
+    def _chain(self, before: int, after: int, workspaces: Array) -> list[Any]:
+        """For each step how to multiply, and the views of workspaces; None for the vectors."""
+        pairs = list(zip(self.sweep.steps, self.operands, strict=True))
+        shape = before, self.sweep.columns, after
+        chain: list[Any] = []
+        view = None
+        if len(pairs) == 1:  # in place, and therefore not from there to there
+            view = workspaces[1, : math.prod(shape)]
+            chain.append((_Copy(shape, shape), None, view.reshape(shape)))
+        size = self.sweep.columns
+        for index, (step, operand) in enumerate(pairs):
+            size = size // step.columns * step.rows
+            last = index == len(pairs) - 1
+            left, right = before * step.left, step.right * after
+            if self.strided and (last or view is None):
+                multiply = _tiled(step, operand, left, (step.right, after))
+            else:
+                multiply = _multiplication(step, operand, left, right, self.machine)
+            source = None if view is None else multiply.view(view, multiply.source)
+            view = None if last else workspaces[index % 2, : before * size * after]
+            target = None if view is None else multiply.view(view, multiply.target)
+            chain.append((multiply, source, target))
+        return chain
+
+
+class _Copy(NamedTuple):
+    """A piece into a workspace."""
+
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+
+    def view(self, array: Array, shape: tuple[int, ...]) -> Array:
+        """``array`` in this shape."""
+        return array.reshape(shape)
+
+    def __call__(self, source: Array, target: Array) -> None:
+        """Copy."""
+        np.copyto(target, source)
+
+
+# -- a step as one call of NumPy -------------------------------------------------------------------
+
+
+class _Multiplication(NamedTuple):
+    """A step as `numpy.matmul` (or `multiply`) of views: batches of a size that BLAS likes."""
+
+    function: Any
+    operand: Array
+    on_right: bool
+    swapped: bool
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+
+    def view(self, array: Array, shape: tuple[int, ...]) -> Array:
+        """``array``, with the batch in front."""
+        array = array.reshape(shape)
+        return array.swapaxes(-3, -2) if self.swapped else array
+
+    def __call__(self, source: Array, target: Array | None = None) -> Array:
+        """The product of a view, into another."""
+        if self.on_right:
+            return self.function(source, self.operand, out=target)
+        return self.function(self.operand, source, out=target)
+
+
+def _multiplication(
+    step: Step, operand: Array, left: int, right: int, machine: Machine
+) -> _Multiplication:
+    """The step on contiguous arrays of the views ``(left, columns or rows, right)``."""
+    rows, columns = step.rows, step.columns
+    if step.kind == "diagonal":
+        shape = left, columns, right
+        return _Multiplication(np.multiply, operand[:, None], False, False, shape, shape)
+    if left == right == 1:
+        return _Multiplication(np.matmul, operand, False, False, (columns,), (rows,))
+    most = machine.work // (rows * columns)
+    if right == 1:
+        transposed = np.ascontiguousarray(operand.T)
+        count = left if left <= most else _divisor(left, most)
+        batch: tuple[int, ...] = (left,) if count == left else (left // count, count)
+        return _Multiplication(
+            np.matmul, transposed, True, False, (*batch, columns), (*batch, rows)
+        )
+    operand = np.ascontiguousarray(operand)
+    spread = columns * right * machine.itemsize > machine.cache
+    count = right if right <= most or (most < _WIDE and spread) else _divisor(right, most)
+    if count < right:
+        return _tiled(step, operand, left, (right // count, count))
+    batch = () if left == 1 else (left,)
+    source, target = (*batch, columns, right), (*batch, rows, right)
+    return _Multiplication(np.matmul, operand, False, False, source, target)
+
+
+def _tiled(step: Step, operand: Array, left: int, tiles: tuple[int, int]) -> _Multiplication:
+    """The step where the columns come as ``(…, tile)``, at any distance."""
+    diagonal = step.kind == "diagonal"
+    return _Multiplication(
+        np.multiply if diagonal else np.matmul,
+        operand[:, None] if diagonal else operand,
+        False,
+        True,
+        (left, step.columns, *tiles),
+        (left, step.rows, *tiles),
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _divisor(size: int, most: int) -> int:
+    """The largest divisor of ``size`` up to ``most``; ``size`` itself if that is small."""
+    return next((d for d in range(min(most, size), 15, -1) if size % d == 0), size)

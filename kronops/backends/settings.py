@@ -1,0 +1,66 @@
+"""What a user may choose of how products are carried out, for the calls inside a ``with``."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import NamedTuple
+
+__all__ = ["Settings", "current_settings", "settings"]
+
+
+class Settings(NamedTuple):
+    """``threads``: how many may work at a product."""
+
+    threads: int
+
+
+def _threads_of_environment() -> int:
+    """As many as BLAS takes: the processors, or what the environment says."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        if os.environ.get(name, "").isdecimal():
+            return max(1, int(os.environ[name]))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_DEFAULT = Settings(_threads_of_environment())
+_CURRENT: ContextVar[Settings | None] = ContextVar("kronops settings", default=None)
+
+
+def current_settings() -> Settings:
+    """The settings of the call."""
+    return _CURRENT.get() or _DEFAULT
+
+
+@contextlib.contextmanager
+def settings(*, threads: int | None = None) -> Iterator[Settings]:
+    """Choose how products of NumPy arrays are carried out, inside a ``with``, in this thread.
+
+    Parameters
+    ----------
+    threads : int, optional
+        How many may work at a product; by default the processors, or what ``OMP_NUM_THREADS`` says.
+        Large products of two matrices are left to BLAS, which has threads of its own.
+
+    Examples
+    --------
+    >>> import numpy as np, kronops
+    >>> from kronops.backends import settings
+    >>> with settings(threads=1):
+    ...     y = kronops.kron(np.eye(2), np.ones((2, 2))) @ np.arange(4.0)
+    """
+    chosen = current_settings()
+    if threads is not None:
+        if isinstance(threads, bool) or operator.index(threads) < 1:
+            raise ValueError(f"threads = {threads!r}: 1 or more would do")
+        chosen = chosen._replace(threads=operator.index(threads))
+    token = _CURRENT.set(chosen)
+    try:
+        yield chosen
+    finally:
+        _CURRENT.reset(token)

@@ -1,0 +1,139 @@
+"""Products with the factors of a Kronecker product: plans, bound to the factors' arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from kronops import tree
+from kronops.backends.settings import current_settings
+from kronops.backends.standard import Array, Operand
+from kronops.planning import Factor, Machine, Plan, Step, plan
+from kronops.scalars import Scalar, binary_exponent
+from kronops.scaling import (
+    balanced_order,
+    dtype_exponent,
+    exponent,
+    kronecker,
+    mantissa_and_exponent,
+    outer,
+    rescale,
+    smallest_exponent,
+    split,
+)
+
+if TYPE_CHECKING:
+    from kronops.operator import LinearOperator
+
+__all__ = ["FactorProducts"]
+
+_KEPT = 16  # shapes of vectors of which the program is kept
+
+
+class FactorProducts:
+    """``scale · A1 ⊗ … ⊗ AN``, applied to arrays of the view ``(left, n, right)``.
+
+    Parameters
+    ----------
+    op : KroneckerOperator
+        The factors and the scale. They are not tracked, or this object is not kept.
+    """
+
+    def __init__(self, op: Any) -> None:
+        self.factors: tuple[LinearOperator, ...] = op.factors
+        self.scale: Scalar = op.scale
+        self.backend, self.dtype, self.device = op.backend, op.dtype, op.device
+        self.tracked = op._tracked
+        self.known = tuple(
+            Factor(factor.shape[0], factor.shape[1], factor._step_kind) for factor in self.factors
+        )
+        self.limit = dtype_exponent(next(tree.leaves(op)))
+        exponents = [factor._exponent() for factor in self.factors]
+        spread = sum(map(abs, exponents)) + abs(binary_exponent(self.scale))
+        # Whether no order of the factors brings a vector of moderate size out of range.
+        self.moderate = 3 * spread <= self.limit
+        self._programs: dict[Any, Callable[[Array], Array]] = {}
+
+    def __call__(self, x: Array, left: int, right: int) -> Array:
+        """The product, flat, in fresh memory."""
+        if not self.moderate:
+            return self._balanced(x, left, right)
+        key = left, right, x.dtype, current_settings()
+        program = self._programs.get(key)
+        if program is None:
+            if len(self._programs) >= _KEPT:
+                self._programs.clear()
+            with self._eager():
+                program = self._programs[key] = self._program(left, right, x.dtype)
+        return program(x)
+
+    def plan(self, left: int, right: int, dtype: Any) -> Plan:
+        """How vectors of the view ``(left, n, right)`` are multiplied, in ``dtype``."""
+        machine = self.backend.machine(dtype)
+        if machine.merged and not self._mergeable(machine):
+            machine = machine._replace(merged=0)
+        return plan(self.known, left, right, machine)
+
+    def _program(self, left: int, right: int, given: Any) -> Callable[[Array], Array]:
+        dtype = self.backend.xp.result_type(given, self.dtype)
+        size = left * math.prod(factor.rows for factor in self.known) * right
+        if not left * math.prod(factor.columns for factor in self.known) * right * size:
+            return lambda x: self.backend.xp.zeros((size,), dtype=dtype, device=self.device)
+        made = self.plan(left, right, dtype)
+        scales = split(self.scale, 0, self.limit)
+        operands: list[Operand] = []
+        for _, step in made.steps:
+            operand = self._operand(step)
+            if step.kind != "operator":
+                operand, scales = rescale(operand, scales), []
+            operands.append(operand)
+        program = self.backend.program(made, operands, given, dtype)
+        return (lambda x: rescale(program(x), scales)) if scales else program
+
+    def _operand(self, step: Step) -> Operand:
+        """What the step multiplies by: one matrix or diagonal of its factors, or an operator."""
+        members = self.factors[step.start : step.stop]
+        if step.kind == "operator":
+            return members[0]
+        arrays = [factor._step_array() for factor in members]
+        if len(arrays) == 1:
+            return arrays[0]
+        return outer(arrays) if step.kind == "diagonal" else kronecker(arrays)
+
+    def _mergeable(self, machine: Machine) -> bool:
+        """Whether no product of entries of merged factors leaves the range, or loses digits."""
+        for factor in self.factors:
+            if factor._step_kind != "dense" or max(factor.shape) < 2:
+                continue
+            members = math.log(machine.merged, max(factor.shape))
+            matrix = factor._step_array()
+            if members * max(abs(exponent(matrix)), abs(smallest_exponent(matrix))) > self.limit:
+                return False
+        return True
+
+    def _balanced(self, x: Array, left: int, right: int) -> Array:
+        """The factors and powers of two of the scale in an order that keeps magnitudes near one.
+
+        Each step is the one that counteracts the size of what there is most. Nothing is rescaled,
+        so that entries of very unlike size keep their digits.
+        """
+        mantissa, power = mantissa_and_exponent(self.scale)
+        parts: list[tuple[int, int | Scalar]] = [(0, mantissa)]
+        powers = split(1.0, power, self.limit // 4)
+        parts += [(binary_exponent(scalar) - 1, scalar) for scalar in powers]
+        parts += [(factor._exponent(), i) for i, factor in enumerate(self.factors)]
+        sizes = [factor.columns for factor in self.known]
+        for item in balanced_order(parts, exponent(x)):
+            if not isinstance(item, int):
+                x = rescale(x, [item])
+                continue
+            view = left * math.prod(sizes[:item]), sizes[item], math.prod(sizes[item + 1 :]) * right
+            x = self.backend.apply_operator(self.factors[item], x, view)
+            sizes[item] = self.known[item].rows
+        return self.backend.xp.reshape(x, (-1,))
+
+    def _eager(self) -> AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self.tracked else self.backend.eager()

@@ -1,0 +1,375 @@
+"""How to multiply by a Kronecker product: arithmetic on shapes, which knows no array.
+
+Factor ``k`` of ``A1 ⊗ … ⊗ AN`` acts on the view ``(left, pₖ, right)`` of a vector as one batched
+product, without a transposition. What is left to choose:
+
+- *merging*: small neighbours become one factor where the added flops cost less than a pass;
+- *order*: rectangular factors that shrink the vector first;
+- *sweeps*: several factors are applied to a piece that stays in the cache, then to the next.
+
+`plan` compares the strategies by a model of time, and keeps the cheapest plan for each shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+__all__ = ["Factor", "Machine", "Plan", "Step", "Sweep", "plan"]
+
+
+class Factor(NamedTuple):
+    """What a plan knows of a factor ``(rows, columns)``.
+
+    ``kind`` is ``"dense"``; ``"diagonal"``, an elementwise pass; ``"identity"``, nothing at all;
+    or ``"operator"``, whose own product is used.
+    """
+
+    rows: int
+    columns: int
+    kind: str = "dense"
+
+
+class Machine(NamedTuple):
+    """One core's numbers for one dtype, which need not be exact: plans are compared by them."""
+
+    itemsize: int
+    flops: float  # per second, of products of matrices that fit its caches
+    call: float  # seconds that one such product costs beside its arithmetic
+    start: float  # seconds that a batch of them costs beside
+    lanes: int  # numbers in a vector register, to which columns are rounded up
+    near: float  # bytes per second from and to the cache
+    far: float  # bytes per second from and to main memory
+    cache: int  # bytes of a piece that stays in the cache; 0: whole vectors only
+    merged: int  # the largest factor that is made of several
+    work: int  # multiplications in one product of matrices; more is split, 0: never
+
+
+class Step(NamedTuple):
+    """Factors ``start`` to ``stop``, merged, on the view ``(left, columns, right)`` of a piece."""
+
+    start: int
+    stop: int
+    rows: int
+    columns: int
+    left: int
+    right: int
+    kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Steps on pieces of the view ``(before, columns, after)``, each one pass over the memory.
+
+    A piece is ``before_piece × columns × after_piece`` numbers. The steps' ``left`` and ``right``
+    lie between ``before`` and ``after``: a step acts on ``(before · left, p, right · after)``.
+    """
+
+    steps: tuple[Step, ...]
+    rows: int
+    columns: int
+    before: int
+    after: int
+    before_piece: int
+    after_piece: int
+    largest: int  # of a piece on its way, in numbers for one of ``before`` and one of ``after``
+    seconds: float
+
+    @property
+    def whole(self) -> bool:
+        """Whether the only piece is the vector itself."""
+        return self.before_piece == self.before and self.after_piece == self.after
+
+    def view(self, step: Step) -> tuple[int, int, int]:
+        """The ``(left, columns, right)`` that a step acts on, of the whole vector."""
+        return self.before * step.left, step.columns, step.right * self.after
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces there are."""
+        return -(-self.before // self.before_piece) * -(-self.after // self.after_piece)
+
+    @property
+    def workspace(self) -> int:
+        """The numbers of one of the two workspaces that the pieces need; 0 without pieces."""
+        if self.whole or len(self.steps) == 1:
+            return 0
+        return self.before_piece * self.largest * self.after_piece
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The sweeps of a product, in order, and what they cost.
+
+    Examples
+    --------
+    >>> machine = Machine(8, 5e10, 3e-8, 1e-6, 8, 1.6e11, 2e10, 2**19, 64, 2**18)
+    >>> print(plan((Factor(2, 2),) * 4, 1, 1, machine))
+    A1⊗A2⊗A3⊗A4 (16 x 16) on (1, 16, 1)
+    """
+
+    factors: tuple[Factor, ...]
+    sweeps: tuple[Sweep, ...]
+
+    @property
+    def steps(self) -> list[tuple[Sweep, Step]]:
+        """Every step in order, with its sweep."""
+        return [(sweep, step) for sweep in self.sweeps for step in sweep.steps]
+
+    @property
+    def seconds(self) -> float:
+        """The model's time on one core."""
+        return sum(sweep.seconds for sweep in self.sweeps)
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions."""
+        return sum(_work(step) * sweep.before * sweep.after for sweep, step in self.steps)
+
+    @property
+    def workspace(self) -> int:
+        """The numbers of one of the two workspaces that pieces need."""
+        return max((sweep.workspace for sweep in self.sweeps), default=0)
+
+    def __str__(self) -> str:
+        return "\n".join(line for sweep in self.sweeps for line in _lines(sweep))
+
+
+@functools.lru_cache(maxsize=1024)
+def plan(factors: tuple[Factor, ...], left: int, right: int, machine: Machine) -> Plan:
+    """The cheapest plan for ``factors`` on a vector of the view ``(left, Π columns, right)``.
+
+    Each strategy is a function from the factors, the view and the machine to sweeps.
+    """
+    candidates = [
+        Plan(factors, tuple(strategy(factors, left, right, machine))) for strategy in STRATEGIES
+    ]
+    return min(candidates, key=lambda candidate: candidate.seconds)
+
+
+# -- strategies: each gives the sweeps of one way to do it -----------------------------------------
+
+
+def one_by_one(factors: Sequence[Factor], left: int, right: int, machine: Machine) -> list[Sweep]:
+    """Every merged group on the whole vector, from the last to the first."""
+    groups = _merge(factors, left, right, machine)
+    return _whole_sweeps(factors, reversed(groups), left, right, machine)
+
+
+def shrinking_first(
+    factors: Sequence[Factor], left: int, right: int, machine: Machine
+) -> list[Sweep]:
+    """Every merged group on the whole vector, those that shrink it most first."""
+    groups = _merge(factors, left, right, machine)
+    return _whole_sweeps(factors, _by_shrinkage(factors, groups), left, right, machine)
+
+
+def in_pieces(factors: Sequence[Factor], left: int, right: int, machine: Machine) -> list[Sweep]:
+    """Runs of merged groups on pieces that stay in the cache, from the last run to the first."""
+    groups = _merge(factors, left, right, machine)
+    sweeps = []
+    sizes = [factor.columns for factor in factors]
+    while groups:
+        run = 1
+        while run < len(groups) and _fits(factors, groups[-run - 1 :], sizes, right, machine):
+            run += 1
+        sweeps.append(_sweep(factors, groups[-run:], sizes, (left, right), machine, True))
+        groups = groups[:-run]
+    return sweeps
+
+
+STRATEGIES: tuple[Callable[..., list[Sweep]], ...] = (one_by_one, shrinking_first, in_pieces)
+
+
+# -- merging ---------------------------------------------------------------------------------------
+
+Group = tuple[int, int]  # factors start to stop
+
+
+def _merge(factors: Sequence[Factor], left: int, right: int, machine: Machine) -> list[Group]:
+    """Contiguous groups of factors that cost least, by dynamic programming from the last."""
+    count = len(factors)
+    rights = [right]
+    for factor in reversed(factors):
+        rights.append(rights[-1] * factor.rows)
+    lefts = [left]
+    for factor in factors:
+        lefts.append(lefts[-1] * factor.columns)
+    best: list[tuple[float, int]] = [(0.0, count)] * (count + 1)
+    for start in reversed(range(count)):
+        choices = []
+        for stop in range(start + 1, count + 1):
+            group = factors[start:stop]
+            if stop - start > 1 and not _mergeable(group, machine):
+                break
+            step = _step(factors, (start, stop), lefts[start], rights[count - stop])
+            choices.append((_seconds(step, 1, 1, machine) + best[stop][0], stop))
+        best[start] = min(choices)
+    groups, start = [], 0
+    while start < count:
+        groups.append((start, best[start][1]))
+        start = best[start][1]
+    return [group for group in groups if factors[group[0]].kind != "identity"]
+
+
+def _mergeable(group: Sequence[Factor], machine: Machine) -> bool:
+    kinds = {factor.kind for factor in group}
+    if kinds == {"identity"}:
+        return True
+    rows = math.prod(factor.rows for factor in group)
+    columns = math.prod(factor.columns for factor in group)
+    if kinds == {"diagonal"}:
+        return rows * machine.itemsize <= machine.cache
+    return kinds == {"dense"} and max(rows, columns) <= machine.merged
+
+
+# -- sweeps ----------------------------------------------------------------------------------------
+
+
+def _whole_sweeps(
+    factors: Sequence[Factor], groups: object, left: int, right: int, machine: Machine
+) -> list[Sweep]:
+    sizes = [factor.columns for factor in factors]
+    return [
+        _sweep(factors, [group], sizes, (left, right), machine, False)
+        for group in groups  # type: ignore[attr-defined]
+    ]
+
+
+def _fits(
+    factors: Sequence[Factor], groups: Sequence[Group], sizes: list[int], right: int, m: Machine
+) -> bool:
+    """Whether a piece of these groups, 512 bytes wide, stays in the cache."""
+    if any(factors[start].kind == "operator" for start, _ in groups):
+        return False
+    after = right * math.prod(sizes[groups[-1][1] :])
+    _, largest = _steps(factors, groups, list(sizes))
+    return largest * min(after * m.itemsize, 512) <= m.cache
+
+
+def _sweep(
+    factors: Sequence[Factor],
+    groups: Sequence[Group],
+    sizes: list[int],
+    outside: tuple[int, int],
+    machine: Machine,
+    pieces: bool,
+) -> Sweep:
+    """The sweep of ``groups``; ``sizes``, the vector's, become what it makes of them."""
+    start, stop = groups[0][0], groups[-1][1]
+    before = outside[0] * math.prod(sizes[:start])
+    after = outside[1] * math.prod(sizes[stop:])
+    columns = math.prod(sizes[start:stop])
+    steps, largest = _steps(factors, groups, sizes)
+    rows = math.prod(sizes[start:stop])
+    b_piece, a_piece = before, after
+    room = machine.cache // machine.itemsize // max(largest, 1)
+    if pieces and room < before * after and steps[0].kind != "operator":
+        a_piece = min(after, _round_down(room, machine.lanes))
+        b_piece = max(1, min(before, room // after)) if a_piece == after else 1
+    moved = (rows + columns) * before * after * machine.itemsize
+    seconds = moved / _rate(moved, machine)
+    calls = -(-before // b_piece) * -(-after // a_piece)
+    for step in steps:
+        seconds += _seconds(step, before, after, machine) + (calls - 1) * machine.start
+    return Sweep(tuple(steps), rows, columns, before, after, b_piece, a_piece, largest, seconds)
+
+
+def _steps(
+    factors: Sequence[Factor], groups: Sequence[Group], sizes: list[int]
+) -> tuple[list[Step], int]:
+    """The steps of a sweep, those that shrink first, and the largest vector on the way."""
+    first, last = groups[0][0], groups[-1][1]
+    steps = []
+    largest = math.prod(sizes[first:last])
+    for start, stop in _by_shrinkage(factors, groups):
+        left, right = math.prod(sizes[first:start]), math.prod(sizes[stop:last])
+        steps.append(_step(factors, (start, stop), left, right))
+        sizes[start:stop] = [factor.rows for factor in factors[start:stop]]
+        largest = max(largest, math.prod(sizes[first:last]))
+    return steps, largest
+
+
+def _step(factors: Sequence[Factor], group: Group, left: int, right: int) -> Step:
+    members = factors[slice(*group)]
+    rows = math.prod(factor.rows for factor in members)
+    columns = math.prod(factor.columns for factor in members)
+    return Step(*group, rows, columns, left, right, members[0].kind)
+
+
+def _by_shrinkage(factors: Sequence[Factor], groups: Sequence[Group]) -> list[Group]:
+    """Groups by ``1/columns − 1/rows``; the last first among those that shrink alike."""
+    last_first = list(reversed(groups))
+
+    def key(group: Group) -> float:
+        step = _step(factors, group, 1, 1)
+        return 1 / max(step.columns, 1) - 1 / max(step.rows, 1)
+
+    return sorted(last_first, key=key)
+
+
+# -- the model of time -----------------------------------------------------------------------------
+
+
+def _seconds(step: Step, before: int, after: int, machine: Machine) -> float:
+    """The model's time for a step on a vector that is in the cache."""
+    left, right = before * step.left, step.right * after
+    if step.kind == "identity":
+        return 0.0
+    moved = left * (step.rows + step.columns) * right * machine.itemsize / machine.near
+    if step.kind != "dense":
+        return machine.start + moved
+    rows, calls = step.rows, left
+    if right == 1:
+        rows, calls = _round_up(rows, machine.lanes), 1
+    else:
+        right = _round_up(right, machine.lanes)
+    work = left * rows * step.columns * right
+    if machine.work:
+        calls = max(calls, work // machine.work)
+    return machine.start + calls * machine.call + 2 * work / machine.flops + moved
+
+
+def _rate(moved: int, machine: Machine) -> float:
+    """Bytes per second between a core and the memory that holds a vector of this size."""
+    if moved <= 4 * machine.cache:
+        return math.inf  # counted with the steps
+    return machine.far if moved > 64 * machine.cache else math.sqrt(machine.near * machine.far)
+
+
+def _work(step: Step) -> int:
+    """Flops for one of ``before`` and one of ``after``."""
+    each = 2 * step.columns - 1 if step.kind == "dense" else 1
+    return step.left * step.rows * step.right * each
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _round_down(size: int, multiple: int) -> int:
+    return max(size // multiple * multiple, multiple)
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+
+def _lines(sweep: Sweep) -> list[str]:
+    lines = []
+    if not sweep.whole:
+        lines.append(
+            f"{sweep.pieces} pieces of {sweep.before_piece} x {sweep.columns} x "
+            f"{sweep.after_piece}, each:"
+        )
+    for step in sweep.steps:
+        names = "⊗".join(f"A{k + 1}" for k in range(step.start, step.stop))
+        left = (sweep.before if sweep.whole else sweep.before_piece) * step.left
+        right = step.right * (sweep.after if sweep.whole else sweep.after_piece)
+        indent = "" if sweep.whole else "    "
+        lines.append(
+            f"{indent}{names} ({step.rows} x {step.columns}) on ({left}, {step.columns}, {right})"
+        )
+    return lines
