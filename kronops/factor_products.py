@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from kronops import tree
-from kronops.backends.settings import current_settings
 from kronops.backends.standard import Array, Operand
 from kronops.planning import Factor, Machine, Plan, Step, plan
 from kronops.scalars import Scalar, binary_exponent
@@ -60,14 +59,16 @@ class FactorProducts:
     def __call__(self, x: Array, left: int, right: int) -> Array:
         """The product, flat, in fresh memory."""
         if not self.moderate:
-            return self._balanced(x, left, right)
-        key = left, right, x.dtype, current_settings()
+            return self._in_order(self._balanced(exponent(x)), x, left, right)
+        if self.backend.is_compiling():
+            return self._in_order(self._shrinking_first(), x, left, right)
+        key = left, right, x.dtype
         program = self._programs.get(key)
         if program is None:
             if len(self._programs) >= _KEPT:
                 self._programs.clear()
             with self._eager():
-                program = self._programs[key] = self._program(left, right, x.dtype)
+                program = self._programs[key] = self._program(*key)
         return program(x)
 
     def plan(self, left: int, right: int, dtype: Any) -> Plan:
@@ -114,19 +115,29 @@ class FactorProducts:
                 return False
         return True
 
-    def _balanced(self, x: Array, left: int, right: int) -> Array:
-        """The factors and powers of two of the scale in an order that keeps magnitudes near one.
+    def _balanced(self, running: int) -> list[int | Scalar]:
+        """Factors and powers of two of the scale, in an order that keeps magnitudes near one.
 
-        Each step is the one that counteracts the size of what there is most. Nothing is rescaled,
-        so that entries of very unlike size keep their digits.
+        ``running`` is the exponent of the vector; the next is the one that counteracts most.
+        Nothing is rescaled, so that entries of very unlike size keep their digits.
         """
         mantissa, power = mantissa_and_exponent(self.scale)
         parts: list[tuple[int, int | Scalar]] = [(0, mantissa)]
         powers = split(1.0, power, self.limit // 4)
         parts += [(binary_exponent(scalar) - 1, scalar) for scalar in powers]
         parts += [(factor._exponent(), i) for i, factor in enumerate(self.factors)]
+        return balanced_order(parts, running)
+
+    def _shrinking_first(self) -> list[int | Scalar]:
+        """Factors, those that shrink first, then the scale: for compilers of Python."""
+        sizes = [1 / max(p, 1) - 1 / max(q, 1) for q, p, _ in self.known]
+        order = sorted(range(len(sizes)), key=lambda index: sizes[index])
+        return [*order, *split(self.scale, 0, self.limit)]
+
+    def _in_order(self, order: list[int | Scalar], x: Array, left: int, right: int) -> Array:
+        """``x`` times factors, by index, and scalars."""
         sizes = [factor.columns for factor in self.known]
-        for item in balanced_order(parts, exponent(x)):
+        for item in order:
             if not isinstance(item, int):
                 x = rescale(x, [item])
                 continue

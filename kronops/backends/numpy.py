@@ -11,7 +11,6 @@ import scipy.sparse.linalg
 from scipy.linalg.lapack import get_lapack_funcs
 
 from kronops.backends import pieces
-from kronops.backends.settings import current_settings
 from kronops.backends.standard import Array, Backend, Operand
 from kronops.errors import LinAlgError
 from kronops.planning import Machine, Plan
@@ -86,14 +85,13 @@ class NumpyBackend(Backend):
 
     def program(self, plan: Plan, operands: Sequence[Operand], given: Any, dtype: Any) -> Any:
         """As `kronops.backends.pieces` does it."""
-        threads = current_settings().threads
         functions = [
             functools.partial(self.apply_operator, operand, view=sweep.view(step))
             if step.kind == "operator"
             else operand
             for operand, (sweep, step) in zip(operands, plan.steps, strict=True)
         ]
-        return pieces.program(plan, functions, given, dtype, self.machine(dtype), threads)
+        return pieces.program(plan, functions, given, dtype, self.machine(dtype))
 
     def cholesky(self, matrix: Array) -> Array:
         """LAPACK's ``potrf``."""

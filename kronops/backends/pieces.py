@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kronops.backends.settings import current_settings
 from kronops.backends.standard import Array, Operand
 from kronops.planning import Machine, Plan, Step, Sweep
 
@@ -29,56 +30,20 @@ _WIDE = 512  # columns of tiles below which rows far apart collide in the cache
 
 
 def program(
-    plan: Plan,
-    functions: Sequence[Operand],
-    given: Any,
-    dtype: Any,
-    machine: Machine,
-    threads: int,
+    plan: Plan, functions: Sequence[Operand], given: Any, dtype: Any, machine: Machine
 ) -> Function:
     """A function that carries ``plan`` out on an array of its view, as `Backend.program` says.
 
-    Parameters
-    ----------
-    functions : sequence
-        For each step, its matrix or diagonal; of an operator, the function that applies it.
-    threads : int
-        How many may work at pieces at the same time.
+    ``functions`` are, for each step, its matrix or diagonal, or what applies its operator.
     """
     left = iter(functions)
     parts: list[Function] = [] if given == dtype else [lambda x: x.astype(dtype)]
     for sweep in plan.sweeps:
         operands = [next(left) for _ in sweep.steps]
-        parts += _sweep(sweep, operands, dtype, machine, threads, bool(parts))
+        parts += _sweep(sweep, operands, dtype, machine, owned=bool(parts))
     if not parts:
         return lambda x: x.reshape(-1).copy()
     return functools.partial(_one_after_another, parts)
-
-
-def _sweep(
-    sweep: Sweep,
-    operands: Sequence[Operand],
-    dtype: Any,
-    machine: Machine,
-    threads: int,
-    owned: bool,
-) -> list[Function]:
-    """Functions that carry the sweep out; ``owned``: they may write to what they are given."""
-    if sweep.steps[0].kind == "operator":
-        return list(operands)
-    operands = [operand.astype(dtype, copy=False) for operand in operands]
-    numbers = max(sweep.rows, sweep.columns) * sweep.before * sweep.after
-    if numbers * machine.itemsize <= machine.cache:
-        threads = 1
-    in_place = owned and sweep.rows == sweep.columns
-    if len(sweep.steps) > 1 and not (sweep.whole and threads == 1):
-        return [_Pieces(sweep, operands, dtype, machine, threads, in_place)]
-    if in_place and not sweep.whole and sweep.rows <= machine.merged:
-        return [_Pieces(sweep, operands, dtype, machine, threads, in_place)]
-    return [
-        _alone(sweep, step, operand, machine, threads)
-        for step, operand in zip(sweep.steps, operands, strict=True)
-    ]
 
 
 def _one_after_another(functions: Sequence[Function], x: Array) -> Array:
@@ -87,28 +52,54 @@ def _one_after_another(functions: Sequence[Function], x: Array) -> Array:
     return x if x.ndim == 1 else x.reshape(-1)
 
 
-def _alone(sweep: Sweep, step: Step, operand: Array, machine: Machine, threads: int) -> Function:
-    """One step on the whole vector."""
+def _sweep(
+    sweep: Sweep, operands: Sequence[Operand], dtype: Any, machine: Machine, owned: bool
+) -> list[Function]:
+    """Functions that carry the sweep out; ``owned``: they may write to what they are given."""
+    if sweep.steps[0].kind == "operator":
+        return list(operands)
+    operands = [operand.astype(dtype, copy=False) for operand in operands]
+    numbers = max(sweep.rows, sweep.columns) * sweep.before * sweep.after
+    small = numbers * machine.itemsize <= machine.cache
+    in_place = owned and sweep.rows == sweep.columns
+    several = len(sweep.steps) > 1 or (in_place and sweep.rows <= machine.merged)
+    if several and not small:
+        return [_Pieces(sweep, operands, dtype, machine, in_place)]
+    return [
+        _alone(sweep, step, operand, machine, small)
+        for step, operand in zip(sweep.steps, operands, strict=True)
+    ]
+
+
+# -- one step on the whole vector ------------------------------------------------------------------
+
+
+def _alone(sweep: Sweep, step: Step, operand: Array, machine: Machine, small: bool) -> Function:
     left, right = sweep.before * step.left, step.right * sweep.after
     if _is_better_gathered(step, left, right):
         return functools.partial(_gathered, operand, left, right)
     multiply = _multiplication(step, operand, left, right, machine)
-    parts = _parts(multiply, threads)
-    if len(parts) == 1 and not multiply.swapped:
-        function, shape, operand = multiply.function, multiply.source, multiply.operand
-        if len(shape) < 3:  # what takes half the time for small ones
-            function = np.ndarray.dot
-        if multiply.on_right:
-            return lambda x: function(x.reshape(shape), operand)
-        return lambda x: function(operand, x.reshape(shape))
+    batch = multiply.batch
+    if not multiply.swapped and (small or batch == ()):
+        return _plain(multiply)
 
     def run(x: Array) -> Array:
         made = np.empty((left, step.rows, right), operand.dtype)
         source, target = multiply.view(x, multiply.source), multiply.view(made, multiply.target)
-        _share(lambda part: multiply(source[part], target[part]), parts)
+        _share(lambda part: multiply(source[part], target[part]), _parts(batch))
         return made
 
     return run
+
+
+def _plain(multiply: _Multiplication) -> Function:
+    """With as few calls as there can be: it is what small vectors cost."""
+    function, shape, operand = multiply.function, multiply.source, multiply.operand
+    if len(shape) < 3:
+        function = np.ndarray.dot  # it starts in half the time of matmul
+    if multiply.on_right:
+        return lambda x: function(x.reshape(shape), operand)
+    return lambda x: function(operand, x.reshape(shape))
 
 
 def _is_better_gathered(step: Step, left: int, right: int) -> bool:
@@ -130,16 +121,17 @@ def _gathered(matrix: Array, left: int, right: int, x: Array) -> Array:
     return made
 
 
-def _parts(multiply: _Multiplication, threads: int) -> list[Any]:
-    """Indices of the view's first or second axis, the longer one, for each thread its own."""
-    shape = multiply.source
-    if multiply.swapped:
-        shape = (*shape[:-3], shape[-2], shape[-3], shape[-1])
-    batch = shape[:-2]
-    if threads == 1 or max(batch, default=1) < threads:
+# -- threads ---------------------------------------------------------------------------------------
+
+
+def _parts(batch: tuple[int, ...]) -> list[Any]:
+    """For each thread, the indices of its part of the longest axis of a batch."""
+    threads = current_settings().threads
+    longest = max(batch, default=1)
+    if longest < threads or threads == 1:
         return [()]
-    axis = batch.index(max(batch))
-    ends = [batch[axis] * i // threads for i in range(threads + 1)]
+    ends = [longest * i // threads for i in range(threads + 1)]
+    axis = batch.index(longest)
     return [(slice(None),) * axis + (slice(a, b),) for a, b in itertools.pairwise(ends)]
 
 
@@ -164,24 +156,11 @@ class _Pieces:
         operands: Sequence[Array],
         dtype: Any,
         machine: Machine,
-        threads: int,
         in_place: bool,
     ) -> None:
         self.sweep, self.operands, self.dtype, self.machine = sweep, operands, dtype, machine
         self.in_place = in_place
         self.strided = sweep.after_piece < sweep.after
-        before = sweep.before_piece
-        if not self.strided:
-            before = min(before, -(-sweep.before // threads))
-        corners = itertools.product(
-            range(0, sweep.before, before), range(0, sweep.after, sweep.after_piece)
-        )
-        pieces = [
-            (slice(b, b + before), slice(None), slice(a, a + sweep.after_piece)) for b, a in corners
-        ]
-        threads = min(threads, len(pieces))
-        self.parts = [pieces[i::threads] for i in range(threads)]
-        self.room = before * sweep.largest * sweep.after_piece
 
     def __call__(self, x: Array) -> Array:
         sweep = self.sweep
@@ -189,11 +168,27 @@ class _Pieces:
         made = x
         if not self.in_place:
             made = np.empty((sweep.before, sweep.rows, sweep.after), self.dtype)
-        _share(functools.partial(self._run, x, made), self.parts)
+        threads = current_settings().threads
+        pieces = self._pieces(threads)
+        parts = [part for i in range(threads) if (part := pieces[i::threads])]
+        _share(functools.partial(self._run, x, made), parts)
         return made
 
+    def _pieces(self, threads: int) -> list[Any]:
+        """The indices of pieces, one at least for each thread."""
+        sweep = self.sweep
+        before = sweep.before_piece
+        if not self.strided:
+            before = min(before, -(-sweep.before // threads))
+        return [
+            (slice(b, b + before), slice(None), slice(a, a + sweep.after_piece))
+            for b in range(0, sweep.before, before)
+            for a in range(0, sweep.after, sweep.after_piece)
+        ]
+
     def _run(self, x: Array, made: Array, pieces: Iterable[Any]) -> None:
-        workspaces = np.empty((2, self.room), self.dtype)
+        size = self.sweep.before_piece * self.sweep.largest * self.sweep.after_piece
+        workspaces = np.empty((2, size), self.dtype)
         shape, chain = None, []
         for piece in pieces:
             given, wanted = x[piece], made[piece]
@@ -259,6 +254,12 @@ class _Multiplication(NamedTuple):
     swapped: bool
     source: tuple[int, ...]
     target: tuple[int, ...]
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """The axes in front of the matrices."""
+        batch = self.source[:-2]
+        return (*batch[:-1], self.source[-2]) if self.swapped else batch
 
     def view(self, array: Array, shape: tuple[int, ...]) -> Array:
         """``array``, with the batch in front."""

@@ -100,6 +100,10 @@ class Backend:
         """A context in which arrays that are not tracked are computed with at once."""
         return contextlib.nullcontext()
 
+    def is_compiling(self) -> bool:
+        """Whether Python itself is being compiled, and must be as plain as can be."""
+        return False
+
     def linear_solve(self, system: LinearSystem, b: Array) -> Array:
         """The solution of ``system`` for ``b`` ``(..., n, k)``, differentiable where others are.
 

@@ -59,6 +59,10 @@ class TorchBackend(Backend):
             or forward_ad.unpack_dual(array).tangent is not None
         )
 
+    def is_compiling(self) -> bool:
+        """Whether `torch.compile` traces."""
+        return bool(torch.compiler.is_compiling())
+
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
         """Outside `torch.func`, inference mode and forward mode."""
