@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from kronops import tree
+from kronops.backends.settings import current_settings
 from kronops.backends.standard import Array, Operand
 from kronops.planning import Factor, Machine, Plan, Step, plan
 from kronops.scalars import Scalar, binary_exponent
@@ -45,35 +46,37 @@ class FactorProducts:
         self.factors: tuple[LinearOperator, ...] = op.factors
         self.scale: Scalar = op.scale
         self.backend, self.dtype, self.device = op.backend, op.dtype, op.device
-        self.tracked = op._tracked
+        self.shape, self.tracked = op.shape, op._tracked
         self.known = tuple(
             Factor(factor.shape[0], factor.shape[1], factor._step_kind) for factor in self.factors
         )
         self.limit = dtype_exponent(next(tree.leaves(op)))
-        exponents = [factor._exponent() for factor in self.factors]
+        with self._eager():
+            exponents = [factor._exponent() for factor in self.factors]
         spread = sum(map(abs, exponents)) + abs(binary_exponent(self.scale))
         # Whether no order of the factors brings a vector of moderate size out of range.
         self.moderate = 3 * spread <= self.limit
         self._programs: dict[Any, Callable[[Array], Array]] = {}
 
     def __call__(self, x: Array, left: int, right: int) -> Array:
-        """The product, flat, in fresh memory."""
+        """The product, of some shape, in fresh memory."""
         if not self.moderate:
             return self._in_order(self._balanced(exponent(x)), x, left, right)
         if self.backend.is_compiling():
             return self._in_order(self._shrinking_first(), x, left, right)
-        key = left, right, x.dtype
+        key = left, right, x.dtype, current_settings().compiled
         program = self._programs.get(key)
         if program is None:
             if len(self._programs) >= _KEPT:
                 self._programs.clear()
             with self._eager():
-                program = self._programs[key] = self._program(*key)
+                program = self._programs[key] = self._program(left, right, x.dtype)
         return program(x)
 
     def plan(self, left: int, right: int, dtype: Any) -> Plan:
         """How vectors of the view ``(left, n, right)`` are multiplied, in ``dtype``."""
-        machine = self.backend.machine(dtype)
+        numbers = left * max(self.shape) * right
+        machine = self.backend.machine(dtype, numbers)
         if machine.merged and not self._mergeable(machine):
             machine = machine._replace(merged=0)
         return plan(self.known, left, right, machine)
@@ -88,18 +91,22 @@ class FactorProducts:
         operands: list[Operand] = []
         for _, step in made.steps:
             operand = self._operand(step)
-            if step.kind != "operator":
+            if step.kind == "compiled":
+                operand, scales = [rescale(operand[0], scales), *operand[1:]], []
+            elif step.kind != "operator":
                 operand, scales = rescale(operand, scales), []
             operands.append(operand)
         program = self.backend.program(made, operands, given, dtype)
         return (lambda x: rescale(program(x), scales)) if scales else program
 
     def _operand(self, step: Step) -> Operand:
-        """What the step multiplies by: one matrix or diagonal of its factors, or an operator."""
+        """What the step multiplies by: a matrix, a diagonal, several matrices, or an operator."""
         members = self.factors[step.start : step.stop]
         if step.kind == "operator":
             return members[0]
         arrays = [factor._step_array() for factor in members]
+        if step.kind == "compiled":
+            return arrays
         if len(arrays) == 1:
             return arrays[0]
         return outer(arrays) if step.kind == "diagonal" else kronecker(arrays)
@@ -144,7 +151,7 @@ class FactorProducts:
             view = left * math.prod(sizes[:item]), sizes[item], math.prod(sizes[item + 1 :]) * right
             x = self.backend.apply_operator(self.factors[item], x, view)
             sizes[item] = self.known[item].rows
-        return self.backend.xp.reshape(x, (-1,))
+        return x
 
     def _eager(self) -> AbstractContextManager[Any]:
         return contextlib.nullcontext() if self.tracked else self.backend.eager()

@@ -15,10 +15,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
-__all__ = ["Factor", "Machine", "Plan", "Step", "Sweep", "plan"]
+__all__ = ["Factor", "Kernels", "Machine", "Plan", "Step", "Sweep", "plan"]
 
 
 class Factor(NamedTuple):
@@ -31,6 +31,16 @@ class Factor(NamedTuple):
     rows: int
     columns: int
     kind: str = "dense"
+
+
+Shapes = tuple[tuple[int, int], ...]
+
+
+class Kernels(Protocol):
+    """Compiled code that applies several small factors to a few numbers at a time."""
+
+    def seconds(self, shapes: Shapes, right: int) -> float | None:
+        """For each number that goes in; None where there is no such kernel."""
 
 
 class Machine(NamedTuple):
@@ -46,10 +56,14 @@ class Machine(NamedTuple):
     cache: int  # bytes of a piece that stays in the cache; 0: whole vectors only
     merged: int  # the largest factor that is made of several
     work: int  # multiplications in one product of matrices; more is split, 0: never
+    kernels: Kernels | None = None
 
 
 class Step(NamedTuple):
-    """Factors ``start`` to ``stop``, merged, on the view ``(left, columns, right)`` of a piece."""
+    """Factors ``start`` to ``stop`` on the view ``(left, columns, right)`` of a piece.
+
+    They are merged; or, if ``kind`` is ``"compiled"``, applied one after another by a kernel.
+    """
 
     start: int
     stop: int
@@ -58,6 +72,7 @@ class Step(NamedTuple):
     left: int
     right: int
     kind: str
+    shapes: Shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +128,7 @@ class Plan:
 
     factors: tuple[Factor, ...]
     sweeps: tuple[Sweep, ...]
+    machine: Machine
 
     @property
     def steps(self) -> list[tuple[Sweep, Step]]:
@@ -145,7 +161,8 @@ def plan(factors: tuple[Factor, ...], left: int, right: int, machine: Machine) -
     Each strategy is a function from the factors, the view and the machine to sweeps.
     """
     candidates = [
-        Plan(factors, tuple(strategy(factors, left, right, machine))) for strategy in STRATEGIES
+        Plan(factors, tuple(strategy(factors, left, right, machine)), machine)
+        for strategy in STRATEGIES
     ]
     return min(candidates, key=lambda candidate: candidate.seconds)
 
@@ -186,7 +203,13 @@ STRATEGIES: tuple[Callable[..., list[Sweep]], ...] = (one_by_one, shrinking_firs
 
 # -- merging ---------------------------------------------------------------------------------------
 
-Group = tuple[int, int]  # factors start to stop
+
+class Group(NamedTuple):
+    """Factors ``start`` to ``stop``, which become one step of this kind."""
+
+    start: int
+    stop: int
+    kind: str
 
 
 def _merge(factors: Sequence[Factor], left: int, right: int, machine: Machine) -> list[Group]:
@@ -198,54 +221,58 @@ def _merge(factors: Sequence[Factor], left: int, right: int, machine: Machine) -
     lefts = [left]
     for factor in factors:
         lefts.append(lefts[-1] * factor.columns)
-    best: list[tuple[float, int]] = [(0.0, count)] * (count + 1)
+    best: list[tuple[float, list[Group]]] = [(0.0, [])] * (count + 1)
     for start in reversed(range(count)):
         choices = []
         for stop in range(start + 1, count + 1):
-            group = factors[start:stop]
-            if stop - start > 1 and not _mergeable(group, machine):
+            kinds = _kinds(factors[start:stop], machine)
+            if not kinds:
                 break
-            step = _step(factors, (start, stop), lefts[start], rights[count - stop])
-            choices.append((_seconds(step, 1, 1, machine) + best[stop][0], stop))
-        best[start] = min(choices)
-    groups, start = [], 0
-    while start < count:
-        groups.append((start, best[start][1]))
-        start = best[start][1]
-    return [group for group in groups if factors[group[0]].kind != "identity"]
+            for kind in kinds:
+                group = Group(start, stop, kind)
+                step = _step(factors, group, lefts[start], rights[count - stop])
+                seconds = _seconds(step, 1, 1, machine) + best[stop][0]
+                choices.append((seconds, [group, *best[stop][1]]))
+        best[start] = min(choices, key=lambda choice: choice[0])
+    return [group for group in best[0][1] if group.kind != "identity"]
 
 
-def _mergeable(group: Sequence[Factor], machine: Machine) -> bool:
+def _kinds(group: Sequence[Factor], machine: Machine) -> list[str]:
+    """As what the factors can be one step."""
     kinds = {factor.kind for factor in group}
-    if kinds == {"identity"}:
-        return True
+    if len(kinds) > 1:
+        return []
+    (kind,) = kinds
     rows = math.prod(factor.rows for factor in group)
     columns = math.prod(factor.columns for factor in group)
-    if kinds == {"diagonal"}:
-        return rows * machine.itemsize <= machine.cache
-    return kinds == {"dense"} and max(rows, columns) <= machine.merged
+    most = {
+        "identity": rows,
+        "diagonal": machine.cache // machine.itemsize,
+        "dense": machine.merged,
+    }
+    found = [kind] if len(group) == 1 or max(rows, columns) <= most.get(kind, 0) else []
+    if kind == "dense" and machine.kernels and machine.kernels.seconds(_shapes(group), 2):
+        found.append("compiled")
+    return found
 
 
 # -- sweeps ----------------------------------------------------------------------------------------
 
 
 def _whole_sweeps(
-    factors: Sequence[Factor], groups: object, left: int, right: int, machine: Machine
+    factors: Sequence[Factor], groups: Iterable[Group], left: int, right: int, machine: Machine
 ) -> list[Sweep]:
     sizes = [factor.columns for factor in factors]
-    return [
-        _sweep(factors, [group], sizes, (left, right), machine, False)
-        for group in groups  # type: ignore[attr-defined]
-    ]
+    return [_sweep(factors, [group], sizes, (left, right), machine, False) for group in groups]
 
 
 def _fits(
     factors: Sequence[Factor], groups: Sequence[Group], sizes: list[int], right: int, m: Machine
 ) -> bool:
     """Whether a piece of these groups, 512 bytes wide, stays in the cache."""
-    if any(factors[start].kind == "operator" for start, _ in groups):
+    if any(group.kind == "operator" for group in groups):
         return False
-    after = right * math.prod(sizes[groups[-1][1] :])
+    after = right * math.prod(sizes[groups[-1].stop :])
     _, largest = _steps(factors, groups, list(sizes))
     return largest * min(after * m.itemsize, 512) <= m.cache
 
@@ -259,7 +286,7 @@ def _sweep(
     pieces: bool,
 ) -> Sweep:
     """The sweep of ``groups``; ``sizes``, the vector's, become what it makes of them."""
-    start, stop = groups[0][0], groups[-1][1]
+    start, stop = groups[0].start, groups[-1].stop
     before = outside[0] * math.prod(sizes[:start])
     after = outside[1] * math.prod(sizes[stop:])
     columns = math.prod(sizes[start:stop])
@@ -271,10 +298,12 @@ def _sweep(
         a_piece = min(after, _round_down(room, machine.lanes))
         b_piece = max(1, min(before, room // after)) if a_piece == after else 1
     moved = (rows + columns) * before * after * machine.itemsize
-    seconds = moved / _rate(moved, machine)
     calls = -(-before // b_piece) * -(-after // a_piece)
-    for step in steps:
-        seconds += _seconds(step, before, after, machine) + (calls - 1) * machine.start
+    memory = moved / _rate(moved, machine)
+    seconds = sum(_seconds(step, before, after, machine) for step in steps)
+    compiled = all(step.kind == "compiled" for step in steps)  # they wait for nothing
+    seconds = max(seconds, memory) if compiled else seconds + memory
+    seconds += (calls - 1) * len(steps) * machine.start
     return Sweep(tuple(steps), rows, columns, before, after, b_piece, a_piece, largest, seconds)
 
 
@@ -282,27 +311,34 @@ def _steps(
     factors: Sequence[Factor], groups: Sequence[Group], sizes: list[int]
 ) -> tuple[list[Step], int]:
     """The steps of a sweep, those that shrink first, and the largest vector on the way."""
-    first, last = groups[0][0], groups[-1][1]
+    first, last = groups[0].start, groups[-1].stop
     steps = []
     largest = math.prod(sizes[first:last])
-    for start, stop in _by_shrinkage(factors, groups):
+    for group in _by_shrinkage(factors, groups):
+        start, stop, _ = group
         left, right = math.prod(sizes[first:start]), math.prod(sizes[stop:last])
-        steps.append(_step(factors, (start, stop), left, right))
+        steps.append(_step(factors, group, left, right))
         sizes[start:stop] = [factor.rows for factor in factors[start:stop]]
         largest = max(largest, math.prod(sizes[first:last]))
     return steps, largest
 
 
 def _step(factors: Sequence[Factor], group: Group, left: int, right: int) -> Step:
-    members = factors[slice(*group)]
-    rows = math.prod(factor.rows for factor in members)
-    columns = math.prod(factor.columns for factor in members)
-    return Step(*group, rows, columns, left, right, members[0].kind)
+    shapes = _shapes(factors[group.start : group.stop])
+    rows = math.prod(rows for rows, _ in shapes)
+    columns = math.prod(columns for _, columns in shapes)
+    return Step(group.start, group.stop, rows, columns, left, right, group.kind, shapes)
+
+
+def _shapes(factors: Sequence[Factor]) -> Shapes:
+    return tuple((factor.rows, factor.columns) for factor in factors)
 
 
 def _by_shrinkage(factors: Sequence[Factor], groups: Sequence[Group]) -> list[Group]:
     """Groups by ``1/columns − 1/rows``; the last first among those that shrink alike."""
     last_first = list(reversed(groups))
+    if any(group.kind == "compiled" for group in groups):
+        return last_first  # the order in which the ends of a piece are views of one stride
 
     def key(group: Group) -> float:
         step = _step(factors, group, 1, 1)
@@ -319,6 +355,10 @@ def _seconds(step: Step, before: int, after: int, machine: Machine) -> float:
     left, right = before * step.left, step.right * after
     if step.kind == "identity":
         return 0.0
+    if step.kind == "compiled":
+        assert machine.kernels is not None
+        each = machine.kernels.seconds(step.shapes, right)
+        return machine.start + left * step.columns * right * (each or math.inf)
     moved = left * (step.rows + step.columns) * right * machine.itemsize / machine.near
     if step.kind != "dense":
         return machine.start + moved
@@ -342,8 +382,15 @@ def _rate(moved: int, machine: Machine) -> float:
 
 def _work(step: Step) -> int:
     """Flops for one of ``before`` and one of ``after``."""
-    each = 2 * step.columns - 1 if step.kind == "dense" else 1
-    return step.left * step.rows * step.right * each
+    if step.kind != "compiled":
+        each = 2 * step.columns - 1 if step.kind == "dense" else 1
+        return step.left * step.rows * step.right * each
+    total, before, after = 0, step.columns, 1
+    for rows, columns in reversed(step.shapes):
+        before //= columns
+        after *= rows
+        total += before * after * (2 * columns - 1)
+    return step.left * total * step.right
 
 
 def _round_up(size: int, multiple: int) -> int:
@@ -365,11 +412,14 @@ def _lines(sweep: Sweep) -> list[str]:
             f"{sweep.after_piece}, each:"
         )
     for step in sweep.steps:
-        names = "⊗".join(f"A{k + 1}" for k in range(step.start, step.stop))
+        sign = ", " if step.kind == "compiled" else "⊗"
+        names = sign.join(f"A{k + 1}" for k in range(step.start, step.stop))
         left = (sweep.before if sweep.whole else sweep.before_piece) * step.left
         right = step.right * (sweep.after if sweep.whole else sweep.after_piece)
         indent = "" if sweep.whole else "    "
+        kernel = ", in registers" if step.kind == "compiled" else ""
         lines.append(
             f"{indent}{names} ({step.rows} x {step.columns}) on ({left}, {step.columns}, {right})"
+            f"{kernel}"
         )
     return lines

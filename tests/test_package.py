@@ -56,10 +56,10 @@ FLOORS = (
 INTERNAL_OPERATORS = {"ChunkwiseOperator", "KroneckerSchurOperator", "PermutationOperator"}
 # Whatever the user brings is imported by its backend or adapter, and by nothing else.
 ARRAY_LIBRARIES = {"array_api_strict", "cupy", "cupyx", "dask", "jax", "jaxlib", "torch"}
-ARRAY_LIBRARIES |= {"equinox", "lineax"}
+ARRAY_LIBRARIES |= {"equinox", "lineax", "llvmlite", "numba"}
 # Modules that import such a library, which need not be installed.
 FOR_SOME = {f"kronops.backends.{name}" for name in ("cupy", "dask", "jax", "torch")}
-FOR_SOME |= {"kronops.lineax"}
+FOR_SOME |= {"kronops.backends.kernels", "kronops.backends.tiles", "kronops.lineax"}
 NOT_AT_IMPORT = ARRAY_LIBRARIES | {"hypothesis", "matplotlib", "pytest", "sklearn", "tqdm"}
 
 PUBLIC_MODULES = (kronops, kronops.kfac, kronops.linalg, kronops.testing)

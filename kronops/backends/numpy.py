@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import scipy.sparse.linalg
 from scipy.linalg.lapack import get_lapack_funcs
 
 from kronops.backends import pieces
+from kronops.backends.settings import current_settings
 from kronops.backends.standard import Array, Backend, Operand
 from kronops.errors import LinAlgError
 from kronops.planning import Machine, Plan
@@ -31,6 +33,8 @@ _MACHINES = {
     np.dtype(np.complex64): _CORE._replace(itemsize=8, flops=2.6e10, lanes=8),
 }
 _LOOPS = _CORE._replace(flops=1e9, lanes=1, work=0)
+
+_WORTH_KERNELS = 4096  # numbers in a vector: for fewer, Numba is not imported
 
 
 class NumpyBackend(Backend):
@@ -79,9 +83,13 @@ class NumpyBackend(Backend):
 
     # -- products with Kronecker factors -------------------------------------------------------
 
-    def machine(self, dtype: Any) -> Machine:
-        """Those of one core."""
-        return _MACHINES.get(np.dtype(dtype), _LOOPS)
+    def machine(self, dtype: Any, numbers: int) -> Machine:
+        """One core's; with kernels for vectors that are worth it, if Numba is installed."""
+        machine = _MACHINES.get(np.dtype(dtype), _LOOPS)
+        if numbers < _WORTH_KERNELS or not current_settings().compiled:
+            return machine
+        kernels = _kernels()
+        return machine._replace(kernels=kernels and kernels.KernelsOf(np.dtype(dtype)))
 
     def program(self, plan: Plan, operands: Sequence[Operand], given: Any, dtype: Any) -> Any:
         """As `kronops.backends.pieces` does it."""
@@ -91,7 +99,7 @@ class NumpyBackend(Backend):
             else operand
             for operand, (sweep, step) in zip(operands, plan.steps, strict=True)
         ]
-        return pieces.program(plan, functions, given, dtype, self.machine(dtype))
+        return pieces.program(plan, functions, given, dtype)
 
     def cholesky(self, matrix: Array) -> Array:
         """LAPACK's ``potrf``."""
@@ -172,6 +180,14 @@ class NumpyBackend(Backend):
                 f"LAPACK has no factorisation in {matrix.dtype}: "
                 f"use float32, float64, complex64 or complex128 (op.astype)"
             ) from None
+
+
+@functools.cache
+def _kernels() -> Any:
+    """The module of compiled kernels, or None without Numba."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    return importlib.import_module("kronops.backends.kernels")
 
 
 def _common(matrix: Array, b: Array) -> tuple[Array, Array]:

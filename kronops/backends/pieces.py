@@ -24,23 +24,24 @@ __all__ = ["program"]
 
 Function = Callable[[Array], Array]
 
+_PAGE = 4096  # bytes: places a multiple of it apart collide in the first cache
+_ALONE = 2**16  # numbers that are not worth a thread
 _SMALL = 10**6  # multiplications up to which OpenBLAS has kernels that copy nothing
 _FEW = 128  # columns below which copying a large matrix costs more than copying the columns
 _WIDE = 512  # columns of tiles below which rows far apart collide in the cache
 
 
-def program(
-    plan: Plan, functions: Sequence[Operand], given: Any, dtype: Any, machine: Machine
-) -> Function:
+def program(plan: Plan, functions: Sequence[Operand], given: Any, dtype: Any) -> Function:
     """A function that carries ``plan`` out on an array of its view, as `Backend.program` says.
 
-    ``functions`` are, for each step, its matrix or diagonal, or what applies its operator.
+    ``functions`` are, for each step, its matrix or diagonal, its matrices if it is compiled, or
+    what applies its operator.
     """
     left = iter(functions)
     parts: list[Function] = [] if given == dtype else [lambda x: x.astype(dtype)]
     for sweep in plan.sweeps:
         operands = [next(left) for _ in sweep.steps]
-        parts += _sweep(sweep, operands, dtype, machine, owned=bool(parts))
+        parts += _sweep(sweep, operands, dtype, plan.machine, owned=bool(parts))
     if not parts:
         return lambda x: x.reshape(-1).copy()
     return functools.partial(_one_after_another, parts)
@@ -58,17 +59,26 @@ def _sweep(
     """Functions that carry the sweep out; ``owned``: they may write to what they are given."""
     if sweep.steps[0].kind == "operator":
         return list(operands)
-    operands = [operand.astype(dtype, copy=False) for operand in operands]
+    operands = [_cast(operand, dtype) for operand in operands]
     numbers = max(sweep.rows, sweep.columns) * sweep.before * sweep.after
     small = numbers * machine.itemsize <= machine.cache
     in_place = owned and sweep.rows == sweep.columns
-    several = len(sweep.steps) > 1 or (in_place and sweep.rows <= machine.merged)
-    if several and not small:
+    if len(sweep.steps) > 1 and not small:
+        return [_Pieces(sweep, operands, dtype, machine, in_place)]
+    (step, operand), *more = zip(sweep.steps, operands, strict=True)
+    if step.kind == "compiled" and not more:
+        return [_Kernel(sweep, step, operand, dtype, in_place)]
+    if in_place and not small and sweep.rows <= machine.merged:
         return [_Pieces(sweep, operands, dtype, machine, in_place)]
     return [
-        _alone(sweep, step, operand, machine, small)
-        for step, operand in zip(sweep.steps, operands, strict=True)
+        _alone(sweep, step, operand, machine, small) for step, operand in ((step, operand), *more)
     ]
+
+
+def _cast(operand: Operand, dtype: Any) -> Operand:
+    if isinstance(operand, list):
+        return [matrix.astype(dtype, copy=False) for matrix in operand]
+    return operand.astype(dtype, copy=False)
 
 
 # -- one step on the whole vector ------------------------------------------------------------------
@@ -86,7 +96,8 @@ def _alone(sweep: Sweep, step: Step, operand: Array, machine: Machine, small: bo
     def run(x: Array) -> Array:
         made = np.empty((left, step.rows, right), operand.dtype)
         source, target = multiply.view(x, multiply.source), multiply.view(made, multiply.target)
-        _share(lambda part: multiply(source[part], target[part]), _parts(batch))
+        threads = current_settings().threads
+        _share(lambda part: multiply(source[part], target[part]), _parts(batch, threads))
         return made
 
     return run
@@ -121,12 +132,44 @@ def _gathered(matrix: Array, left: int, right: int, x: Array) -> Array:
     return made
 
 
+class _Kernel:
+    """A compiled kernel on the whole vector, in place if it may."""
+
+    def __init__(
+        self, sweep: Sweep, step: Step, operand: Sequence[Array], dtype: Any, in_place: bool
+    ) -> None:
+        left, _, right = sweep.view(step)
+        self.source, self.target = (left, step.columns, right), (left, step.rows, right)
+        self.multiply = _compiled(step, operand, left, right)
+        self.dtype, self.in_place = dtype, in_place
+
+    def __call__(self, x: Array) -> Array:
+        x = x.reshape(self.source)
+        if not x.flags.aligned:
+            x = x.copy()
+        made = x if self.in_place else _aligned(self.target, self.dtype, x)
+        threads = current_settings().threads if x.size > _ALONE else 1
+        parts = _parts(self.source[::2], threads)
+        if len(parts) > 1 and len(parts[0]) > 1:  # columns
+            parts = [(slice(None), *part) for part in parts]
+        _share(lambda part: self.multiply(x[part], made[part]), parts)
+        return made
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any, beside: Array) -> Array:
+    """Fresh memory in which registers do not straddle cache lines, nor collide with ``beside``."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 2 * _PAGE, np.uint8)
+    start = (beside.ctypes.data + _PAGE // 2 - memory.ctypes.data) % _PAGE
+    start += -(memory.ctypes.data + start) % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
 # -- threads ---------------------------------------------------------------------------------------
 
 
-def _parts(batch: tuple[int, ...]) -> list[Any]:
+def _parts(batch: tuple[int, ...], threads: int) -> list[Any]:
     """For each thread, the indices of its part of the longest axis of a batch."""
-    threads = current_settings().threads
     longest = max(batch, default=1)
     if longest < threads or threads == 1:
         return [()]
@@ -216,7 +259,10 @@ class _Pieces:
             size = size // step.columns * step.rows
             last = index == len(pairs) - 1
             left, right = before * step.left, step.right * after
-            if self.strided and (last or view is None):
+            strided = self.strided and (last or view is None)
+            if step.kind == "compiled":
+                multiply = _compiled(step, operand, left, right, after if strided else right)
+            elif strided:
                 multiply = _tiled(step, operand, left, (step.right, after))
             else:
                 multiply = _multiplication(step, operand, left, right, self.machine)
@@ -312,6 +358,27 @@ def _tiled(step: Step, operand: Array, left: int, tiles: tuple[int, int]) -> _Mu
         (left, step.columns, *tiles),
         (left, step.rows, *tiles),
     )
+
+
+def _compiled(
+    step: Step, factors: Sequence[Array], left: int, right: int, columns: int | None = None
+) -> _Multiplication:
+    """The step by a kernel, of pieces of rows of so many columns side by side, at any distance."""
+    from kronops.backends.kernels import kernel_for
+
+    columns = right if columns is None else columns
+    kernel = kernel_for(step.shapes, factors[0].dtype, columns)
+    run = kernel.compile()
+    source, target = (left, step.columns, right), (left, step.rows, right)
+    swapped = columns < right  # then left is one
+    if swapped:
+        source = step.columns, right // columns, columns
+        target = step.rows, right // columns, columns
+
+    def function(entries: Array, source: Array, out: Array) -> None:
+        run(entries, source, out)
+
+    return _Multiplication(function, kernel.pack(factors), False, swapped, source, target)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -13,9 +13,10 @@ __all__ = ["Settings", "current_settings", "settings"]
 
 
 class Settings(NamedTuple):
-    """``threads``: how many may work at a product."""
+    """``threads``: how many may work at a product; ``compiled``: whether kernels may be used."""
 
     threads: int
+    compiled: bool = True
 
 
 def _threads_of_environment() -> int:
@@ -38,7 +39,7 @@ def current_settings() -> Settings:
 
 
 @contextlib.contextmanager
-def settings(*, threads: int | None = None) -> Iterator[Settings]:
+def settings(*, threads: int | None = None, compiled: bool | None = None) -> Iterator[Settings]:
     """Choose how products of NumPy arrays are carried out, inside a ``with``, in this thread.
 
     Parameters
@@ -46,6 +47,10 @@ def settings(*, threads: int | None = None) -> Iterator[Settings]:
     threads : int, optional
         How many may work at a product; by default the processors, or what ``OMP_NUM_THREADS`` says.
         Large products of two matrices are left to BLAS, which has threads of its own.
+    compiled : bool, optional
+        Whether small factors are applied by compiled kernels, as they are by default where Numba is
+        installed (the extra ``numba``). A kernel is compiled when it is first needed, with a line
+        in the log ``kronops``, and kept on disk. Results agree to rounding.
 
     Examples
     --------
@@ -59,6 +64,8 @@ def settings(*, threads: int | None = None) -> Iterator[Settings]:
         if isinstance(threads, bool) or operator.index(threads) < 1:
             raise ValueError(f"threads = {threads!r}: 1 or more would do")
         chosen = chosen._replace(threads=operator.index(threads))
+    if compiled is not None:
+        chosen = chosen._replace(compiled=bool(compiled))
     token = _CURRENT.set(chosen)
     try:
         yield chosen

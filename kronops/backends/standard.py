@@ -276,8 +276,8 @@ class Backend:
 
     # -- products with Kronecker factors -------------------------------------------------------
 
-    def machine(self, dtype: Any) -> Machine:
-        """The numbers by which products in ``dtype`` are planned: here, factor after factor."""
+    def machine(self, dtype: Any, numbers: int) -> Machine:
+        """By what products with so many numbers are planned: here, factor after factor."""
         itemsize = self.xp.finfo(dtype).bits // 8
         return Machine(itemsize, 5e10, 1e-6, 1e-5, 1, 1e11, 1e10, cache=0, merged=0, work=0)
 
@@ -286,8 +286,8 @@ class Backend:
     ) -> Callable[[Array], Array]:
         """A function that carries ``plan`` out, with one operand for each step.
 
-        It takes an array of the plan's view, of any shape and the dtype ``given``, and gives a flat
-        one, in fresh memory and in ``dtype``.
+        It takes an array of the plan's view, of any shape and the dtype ``given``, and gives one of
+        any shape, in fresh memory and in ``dtype``.
         """
         steps = [
             (step.kind, operand, sweep.view(step))
@@ -298,7 +298,7 @@ class Backend:
             x = self.xp.astype(x, dtype, copy=not steps)
             for kind, operand, view in steps:
                 x = self._apply_step(kind, operand, x, view)
-            return self.xp.reshape(x, (-1,))
+            return x
 
         return run
 

@@ -144,7 +144,8 @@ class KroneckerOperator(LinearOperator):
 
     def _apply_last(self, x: Array) -> Array:
         if x.ndim == 1:
-            return self._products(x, 1, 1)
+            made = self._products(x, 1, 1)
+            return made if made.ndim == 1 else self.backend.xp.reshape(made, self.shape[:1])
         *batch, _ = x.shape
         made = self._products(x, math.prod(batch), 1)
         return self.backend.xp.reshape(made, (*batch, self.shape[0]))
