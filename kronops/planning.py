@@ -127,6 +127,8 @@ class Plan:
     """
 
     factors: tuple[Factor, ...]
+    left: int
+    right: int
     sweeps: tuple[Sweep, ...]
     machine: Machine
 
@@ -161,7 +163,7 @@ def plan(factors: tuple[Factor, ...], left: int, right: int, machine: Machine) -
     Each strategy is a function from the factors, the view and the machine to sweeps.
     """
     candidates = [
-        Plan(factors, tuple(strategy(factors, left, right, machine)), machine)
+        Plan(factors, left, right, tuple(strategy(factors, left, right, machine)), machine)
         for strategy in STRATEGIES
     ]
     return min(candidates, key=lambda candidate: candidate.seconds)
@@ -358,7 +360,7 @@ def _seconds(step: Step, before: int, after: int, machine: Machine) -> float:
     if step.kind == "compiled":
         assert machine.kernels is not None
         each = machine.kernels.seconds(step.shapes, right)
-        return machine.start + left * step.columns * right * (each or math.inf)
+        return 2 * machine.start + left * step.columns * right * (each or math.inf)
     moved = left * (step.rows + step.columns) * right * machine.itemsize / machine.near
     if step.kind != "dense":
         return machine.start + moved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -82,8 +83,17 @@ def rebuild(kind: type, fields: dict[str, Any]) -> Any:
 def take_apart(value: Any) -> tuple[dict[str, Any], _Rest]:
     """The fields of an operator that hold arrays, and the rest, which can be hashed.
 
-    One that was put together of other things than arrays is taken apart as its model was.
+    One that was put together of other things than arrays is taken apart as its model was. It is
+    kept: JAX asks at every call.
     """
+    kept = value.__dict__.get("_apart")
+    if kept is None:
+        kept = value.__dict__["_apart"] = _take_apart(value)
+    apart: tuple[dict[str, Any], _Rest] = kept
+    return apart
+
+
+def _take_apart(value: Any) -> tuple[dict[str, Any], _Rest]:
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     names = value.__dict__.get("_parts")
     if names is None:
@@ -116,4 +126,8 @@ class _Rest:
     labels: dict[str, Any] = dataclasses.field(compare=False)
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
         return hash((self.names, repr(self.fields)))

@@ -147,8 +147,11 @@ class _Kernel:
         x = x.reshape(self.source)
         if not x.flags.aligned:
             x = x.copy()
+        if x.size <= _ALONE:
+            made = x if self.in_place else np.empty(self.target, self.dtype)
+            return self.multiply(x, made)
         made = x if self.in_place else _aligned(self.target, self.dtype, x)
-        threads = current_settings().threads if x.size > _ALONE else 1
+        threads = current_settings().threads
         parts = _parts(self.source[::2], threads)
         if len(parts) > 1 and len(parts[0]) > 1:  # columns
             parts = [(slice(None), *part) for part in parts]
@@ -375,8 +378,9 @@ def _compiled(
         source = step.columns, right // columns, columns
         target = step.rows, right // columns, columns
 
-    def function(entries: Array, source: Array, out: Array) -> None:
+    def function(entries: Array, source: Array, out: Array) -> Array:
         run(entries, source, out)
+        return out
 
     return _Multiplication(function, kernel.pack(factors), False, swapped, source, target)
 
