@@ -90,7 +90,7 @@ class FactorProducts:
         scales = split(self.scale, 0, self.limit)
         operands: list[Operand] = []
         for _, step in made.steps:
-            operand = self._operand(step)
+            operand = self._operand(step, dtype)
             if step.kind == "compiled":
                 operand, scales = [rescale(operand[0], scales), *operand[1:]], []
             elif step.kind != "operator":
@@ -99,12 +99,13 @@ class FactorProducts:
         program = self.backend.program(made, operands, given, dtype)
         return (lambda x: rescale(program(x), scales)) if scales else program
 
-    def _operand(self, step: Step) -> Operand:
+    def _operand(self, step: Step, dtype: Any) -> Operand:
         """What the step multiplies by: a matrix, a diagonal, several matrices, or an operator."""
         members = self.factors[step.start : step.stop]
         if step.kind == "operator":
             return members[0]
-        arrays = [factor._step_array() for factor in members]
+        xp = self.backend.xp
+        arrays = [xp.astype(factor._step_array(), dtype, copy=False) for factor in members]
         if step.kind == "compiled":
             return arrays
         if len(arrays) == 1:

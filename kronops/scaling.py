@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -211,4 +212,5 @@ def _product(arrays: Sequence[Array], scale: Scalar, multiply: Callable[..., Arr
 
 def dtype_exponent(array: Array) -> int:
     """The largest binary exponent of the array's dtype: 1024 for double precision."""
-    return math.frexp(float(backend_of(array).xp.finfo(array.dtype).max))[1]
+    largest = min(float(backend_of(array).xp.finfo(array.dtype).max), sys.float_info.max)
+    return math.frexp(largest)[1]

@@ -38,7 +38,7 @@ def program(plan: Plan, functions: Sequence[Operand], given: Any, dtype: Any) ->
     what applies its operator.
     """
     left = iter(functions)
-    parts: list[Function] = [] if given == dtype else [lambda x: x.astype(dtype)]
+    parts: list[Function] = [] if given == dtype else [lambda x: x.astype(dtype, order="C")]
     for sweep in plan.sweeps:
         operands = [next(left) for _ in sweep.steps]
         parts += _sweep(sweep, operands, dtype, plan.machine, owned=bool(parts))
@@ -144,7 +144,7 @@ class _Kernel:
         self.dtype, self.in_place = dtype, in_place
 
     def __call__(self, x: Array) -> Array:
-        x = x.reshape(self.source)
+        x = np.ascontiguousarray(x).reshape(self.source)
         if not x.flags.aligned:
             x = x.copy()
         if x.size <= _ALONE:
@@ -210,7 +210,7 @@ class _Pieces:
 
     def __call__(self, x: Array) -> Array:
         sweep = self.sweep
-        x = x.reshape(sweep.before, sweep.columns, sweep.after)
+        x = np.ascontiguousarray(x).reshape(sweep.before, sweep.columns, sweep.after)
         made = x
         if not self.in_place:
             made = np.empty((sweep.before, sweep.rows, sweep.after), self.dtype)
@@ -370,7 +370,7 @@ def _compiled(
     from kronops.backends.kernels import kernel_for
 
     columns = right if columns is None else columns
-    kernel = kernel_for(step.shapes, factors[0].dtype, columns)
+    kernel = kernel_for(step.shapes, factors[0].dtype, max(columns, min(right, 2)))
     run = kernel.compile()
     source, target = (left, step.columns, right), (left, step.rows, right)
     swapped = columns < right  # then left is one

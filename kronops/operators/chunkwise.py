@@ -92,6 +92,8 @@ class ChunkwiseOperator(LinearOperator):
         return self.backend.map_vectors(op, "_matmat", x, -2, op._matmat(none), by_parts)
 
     def _apply_last(self, x: Array) -> Array:
+        if x.ndim == 1:
+            return self._matmat(x[:, None])[:, 0]
         op = self.base()
         if isinstance(op, _ELEMENTWISE):
             return self._lazy._apply_last(x)
