@@ -208,10 +208,7 @@ class LinearOperator(ABC):
 
     def __rmatmul__(self, other: Any) -> Any:
         """``x @ op`` for an array ``(m,)`` or ``(..., k, m)``."""
-        if getattr(other, "ndim", 0) < 2:
-            return self.T._apply(other)
-        transpose = backend_of(other).xp.matrix_transpose
-        return transpose(self.T._apply(transpose(other)))
+        return self.T._apply(other) if getattr(other, "ndim", 0) < 2 else self.T._apply_rows(other)
 
     @classmethod
     def __torch_function__(
@@ -722,6 +719,18 @@ class LinearOperator(ABC):
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, the operator {self.shape}: "
             f"({n},) or (..., {n}, k) would do" + self._hint(x)
+        )
+
+    def _apply_rows(self, x: Array) -> Array:
+        if not self.backend.is_plain(x):
+            x = self._as_input(x, "x")
+            if backend_of(x) is not self.backend:
+                return self._algebra.chunkwise(self, x)._apply_rows(x)
+        if x.shape[-1] == self.shape[1]:
+            return self._apply_last(x)
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}, the operator {self.shape[::-1]}: for x @ op "
+            f"({self.shape[1]},) or (..., k, {self.shape[1]}) would do"
         )
 
     def _hint(self, x: Array) -> str:

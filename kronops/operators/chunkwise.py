@@ -98,7 +98,8 @@ class ChunkwiseOperator(LinearOperator):
         if isinstance(op, _ELEMENTWISE):
             return self._lazy._apply_last(x)
         none = op.backend.xp.empty((0, self.shape[1]), dtype=x.dtype, device=op.device)
-        return self.backend.map_vectors(op, "_apply_last", x, -1, op._apply_last(none))
+        by_parts = (lambda x: self._lazy._apply_last(x)) if isinstance(op, _COMPOSED) else None
+        return self.backend.map_vectors(op, "_apply_last", x, -1, op._apply_last(none), by_parts)
 
     def _adjoint(self) -> LinearOperator:
         return self.of(self.base().H, self.backend)
