@@ -78,7 +78,7 @@ class FactorProducts:
         numbers = left * max(self.shape) * right
         machine = self.backend.machine(dtype, numbers)
         if machine.merged and not self._mergeable(machine):
-            machine = machine._replace(merged=0)
+            machine = machine._replace(merged=0, kernels=None)  # which merge, too
         return plan(self.known, left, right, machine)
 
     def _program(self, left: int, right: int, given: Any) -> Callable[[Array], Array]:

@@ -83,6 +83,87 @@ class TestMixedDtypes:
         assert made.dtype == np.float64
         assert error(made, wanted) < 1e-14
 
+    def test_one_operator_takes_all(self, compiled):
+        factors, x = [draw(8, 8, dtype="float32") for _ in range(5)], draw(8**5)
+        op, wanted = kronops.kron(*factors), reference(factors, x[:, None])[:, 0]
+        for dtype, rounding in (("float32", 1e-5), ("float64", 1e-13), ("complex128", 1e-13)):
+            made = op @ x.astype(dtype)
+            assert made.dtype == dtype
+            assert error(made, wanted) < rounding
+
+
+class TestScale:
+    """Once, wherever it is put."""
+
+    @pytest.mark.parametrize("sizes", ((3, 3), (8,) * 5, (30, 40, 50), (70, 5, 80)))
+    @pytest.mark.parametrize("scale", (-3.0, 1e-300, 2j))
+    def test_is_applied_once(self, compiled, sizes, scale):
+        factors, x = [draw(p, p) for p in sizes], draw(math.prod(sizes), 2)
+        made = kronops.KroneckerOperator(factors, scale) @ x
+        assert error(made / scale, reference(factors, x)) < 1e-13
+
+    def test_of_factors_without_entries(self):
+        given = np.ones((4, 3))
+        identities = [kronops.IdentityOperator(2, like=given)] * 2
+        made = kronops.KroneckerOperator(identities, -2.0) @ given
+        assert np.array_equal(made, -2 * given)
+
+
+class TestRange:
+    """Entries whose products leave the range are not multiplied with each other first."""
+
+    @pytest.mark.parametrize("dtype, tiny, huge", (("float64", -200, 300), ("float32", -25, 30)))
+    def test_small_entries_meet_a_large_vector(self, compiled, dtype, tiny, huge):
+        factor = np.array([[1, 10.0**tiny], [10.0**tiny, 1]], dtype)
+        x = np.zeros(2**12, dtype)
+        x[3] = 10.0**huge  # of the last two factors, which are not merged
+        made = kronops.kron(*[factor] * 12) @ x
+        assert float(made[0]) == pytest.approx(10.0 ** (huge + 2 * tiny), rel=1e-5, abs=0)
+
+    @pytest.mark.parametrize("dtype, power", (("float64", 200), ("float32", 25)))
+    def test_small_factors_meet_a_large_one(self, compiled, dtype, power):
+        small, large = 10.0**-power * draw(4, 4), 10.0 ** (3 * power // 2) * draw(4, 4)
+        x = draw(4**6, 2, dtype=dtype)
+        factors = [small, small, large, draw(4, 4), draw(4, 4), draw(4, 4)]
+        made = kronops.kron(*[factor.astype(dtype) for factor in factors]) @ x
+        mantissas = [small * 10.0**power, small * 10.0**power, large / 10.0 ** (3 * power // 2)]
+        wanted = reference([*mantissas, *factors[3:]], x.astype("float64"))
+        back = 10.0 ** (3 * power // 2 - 2 * power)
+        assert error(made / back, wanted) < 1e-5
+
+    @pytest.mark.parametrize("number", (np.nan, np.inf))
+    def test_nan_and_infinity_are_passed_on(self, compiled, number):
+        factors, x = [draw(8, 8) for _ in range(6)], draw(8**6)
+        x[12345] = number
+        assert not np.isfinite(kronops.kron(*factors) @ x).any()
+
+
+KINDS = {
+    "identities": lambda: [kronops.IdentityOperator(8, like=np.zeros(1))] * 6,
+    "small": lambda: [draw(8, 8) for _ in range(6)],
+    "one": lambda: [kronops.IdentityOperator(8**5, like=np.zeros(1)), draw(8, 8)],
+    "diagonals": lambda: [kronops.DiagonalOperator(draw(64)) for _ in range(3)],
+    "large": lambda: [draw(512, 512), kronops.IdentityOperator(512, like=np.zeros(1))],
+    "vectors": lambda: [draw(1, 1), kronops.IdentityOperator(8**6, like=np.zeros(1))],
+}
+
+
+class TestOwnership:
+    """Nothing is written to what was given, and nothing made is a view of it."""
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("dtype", ("float64", "float32"))
+    def test_of_whole_vectors(self, compiled, kind, dtype):
+        op = kronops.kron(*KINDS[kind]())
+        for shape in ((8**6,), (8**6, 1)):
+            x = draw(*shape, dtype=dtype)
+            given = x.copy()
+            for made in (op @ x, op @ x):
+                assert np.array_equal(x, given)
+                assert not np.shares_memory(made, x)
+                made[:] = 0
+            assert np.array_equal(x, given)
+
 
 def test_long_double_has_a_largest_exponent():
     """And products of long doubles come to an end."""
