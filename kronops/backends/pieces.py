@@ -65,13 +65,14 @@ def _sweep(
     in_place = owned and sweep.rows == sweep.columns
     if len(sweep.steps) > 1 and not small:
         return [_Pieces(sweep, operands, dtype, machine, in_place)]
-    (step, operand), *more = zip(sweep.steps, operands, strict=True)
-    if step.kind == "compiled" and not more:
-        return [_Kernel(sweep, step, operand, dtype, in_place)]
-    if in_place and not small and sweep.rows <= machine.merged:
+    compiled = sweep.steps[0].kind == "compiled"
+    if in_place and not small and not compiled and sweep.rows <= machine.merged:
         return [_Pieces(sweep, operands, dtype, machine, in_place)]
     return [
-        _alone(sweep, step, operand, machine, small) for step, operand in ((step, operand), *more)
+        _Kernel(sweep, step, operand, dtype, in_place)
+        if step.kind == "compiled"
+        else _alone(sweep, step, operand, machine, small)
+        for step, operand in zip(sweep.steps, operands, strict=True)
     ]
 
 
@@ -141,7 +142,7 @@ class _Kernel:
         left, _, right = sweep.view(step)
         self.source, self.target = (left, step.columns, right), (left, step.rows, right)
         self.multiply = _compiled(step, operand, left, right)
-        self.dtype, self.in_place = dtype, in_place
+        self.dtype, self.in_place = dtype, in_place and step.rows == step.columns
 
     def __call__(self, x: Array) -> Array:
         x = np.ascontiguousarray(x).reshape(self.source)
