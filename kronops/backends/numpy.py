@@ -34,7 +34,7 @@ _MACHINES = {
 }
 _LOOPS = _CORE._replace(flops=1e9, lanes=1, work=0)
 
-_WORTH_KERNELS = 4096  # numbers in a vector: for fewer, Numba is not imported
+_WORTH_KERNELS = 2**14  # numbers in a vector: for fewer, Numba is not imported
 
 
 class NumpyBackend(Backend):
