@@ -1,0 +1,282 @@
+"""Plans of Kronecker products: what they say is followed on shapes, without any array."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kronops.planning import STRATEGIES, Factor, Machine, Plan, in_pieces, plan
+
+MACHINE = Machine(8, 5e10, 3e-8, 1e-6, 8, 1.6e11, 2e10, cache=2**19, merged=64, work=2**18)
+
+
+class FakeKernels:
+    """Kernels for up to three factors of at most eight rows and columns."""
+
+    def seconds(self, shapes, right):
+        few = len(shapes) <= 3 and max(max(shape) for shape in shapes) <= 8
+        return 1e-10 * len(shapes) if few else None
+
+
+FAKE = FakeKernels()
+
+
+@st.composite
+def factors(draw):
+    kind = draw(st.sampled_from(("dense", "dense", "diagonal", "identity", "operator")))
+    rows = draw(st.integers(1, 12) | st.sampled_from((16, 64, 100, 1000)))
+    square = kind in ("diagonal", "identity") or draw(st.booleans())
+    return Factor(rows, rows if square else draw(st.integers(1, 100)), kind)
+
+
+MACHINES = st.builds(
+    lambda cache, merged, work, kernels: MACHINE._replace(
+        cache=cache, merged=merged, work=work, kernels=kernels
+    ),
+    cache=st.sampled_from((0, 1024, 2**15, 2**19)),
+    merged=st.sampled_from((0, 1, 8, 64)),
+    work=st.sampled_from((0, 2**10, 2**18)),
+    kernels=st.sampled_from((None, FAKE)),
+)
+CASES = st.tuples(
+    st.lists(factors(), min_size=1, max_size=7).map(tuple),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    MACHINES,
+)
+
+
+def every_plan(case):
+    """The chosen plan, and those that were not."""
+    known, left, right, machine = case
+    chosen = plan(*case)
+    others = [Plan(known, left, right, tuple(strategy(*case)), machine) for strategy in STRATEGIES]
+    assert chosen.seconds == min(other.seconds for other in others)
+    return [chosen, *others]
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(CASES)
+def test_the_steps_make_the_product(case):
+    """Each view is that of the vector at that time; nothing is left out, nothing is done twice."""
+    known, left, right, _ = case
+    for made in every_plan(case):
+        sizes = [factor.columns for factor in known]
+        done = []
+        for sweep in made.sweeps:
+            first, last = min(s.start for s in sweep.steps), max(s.stop for s in sweep.steps)
+            before, after = left * math.prod(sizes[:first]), math.prod(sizes[last:]) * right
+            inside = sizes[first:last]
+            assert (sweep.before, sweep.columns, sweep.after) == (before, math.prod(inside), after)
+            largest = math.prod(inside)
+            for step in sweep.steps:
+                group = slice(step.start, step.stop)
+                wanted = math.prod(sizes[: step.start]), math.prod(sizes[step.stop :])
+                assert sweep.view(step) == (
+                    left * wanted[0],
+                    math.prod(sizes[group]),
+                    wanted[1] * right,
+                )
+                assert step.shapes == tuple((f.rows, f.columns) for f in known[group])
+                assert step.rows == math.prod(factor.rows for factor in known[group])
+                done += range(step.start, step.stop)
+                sizes[group] = [factor.rows for factor in known[group]]
+                largest = max(largest, math.prod(sizes[first:last]))
+            assert sweep.rows == math.prod(sizes[first:last])
+            assert sweep.largest == largest
+        identities = [k for k, factor in enumerate(known) if factor.kind == "identity"]
+        assert sorted(done + identities) == list(range(len(known)))
+        assert sizes == [factor.rows for factor in known]
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(CASES)
+def test_a_step_is_of_one_kind(case):
+    known, _, _, machine = case
+    for made in every_plan(case):
+        for sweep, step in made.steps:
+            members = known[step.start : step.stop]
+            kind = "dense" if step.kind == "compiled" else step.kind
+            assert {factor.kind for factor in members} == {kind}
+            if step.kind == "dense" and len(members) > 1:
+                assert max(step.rows, step.columns) <= machine.merged
+            if step.kind == "compiled":
+                assert machine.kernels.seconds(step.shapes, 2)
+            if step.kind == "operator":
+                assert len(members) == len(sweep.steps) == 1
+                assert sweep.whole
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(CASES)
+def test_pieces_stay_in_the_cache(case):
+    machine = case[-1]
+    room = machine.cache // machine.itemsize
+    for made in every_plan(case):
+        for sweep in made.sweeps:
+            assert 1 <= sweep.before_piece <= sweep.before
+            assert 1 <= sweep.after_piece <= sweep.after
+            assert sweep.after_piece == sweep.after or sweep.before_piece == 1
+            assert sweep.pieces * sweep.before_piece * sweep.after_piece >= (
+                sweep.before * sweep.after
+            )
+            if len(sweep.steps) > 1:
+                assert sweep.before_piece * sweep.largest * sweep.after_piece <= room
+            if sweep.after_piece < sweep.after and any(s.kind == "compiled" for s in sweep.steps):
+                # the ends are views of one stride
+                assert (sweep.steps[0].right, sweep.steps[-1].left) == (1, 1)
+        assert made.workspace <= room
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(CASES)
+def test_without_a_cache_to_fill_vectors_are_whole(case):
+    known, left, right, machine = case
+    made = plan(known, left, right, machine._replace(cache=0, kernels=None))
+    assert made.workspace == 0
+    assert all(len(sweep.steps) == 1 for sweep in made.sweeps)
+
+
+def test_plans_are_kept():
+    known = (Factor(3, 4), Factor(5, 6))
+    assert plan(known, 2, 3, MACHINE) is plan(known, 2, 3, MACHINE)
+    assert plan(known, 2, 4, MACHINE) is not plan(known, 2, 3, MACHINE)
+
+
+class TestMerging:
+    def test_small_factors(self):
+        (step,) = [step for _, step in plan((Factor(2, 2),) * 5, 1, 1, MACHINE).steps]
+        assert (step.rows, step.columns) == (32, 32)
+
+    def test_up_to_a_size(self):
+        machine = MACHINE._replace(merged=4)
+        steps = [step for _, step in plan((Factor(2, 2),) * 5, 1, 1000, machine).steps]
+        assert max(step.rows for step in steps) == 4
+
+    def test_never(self):
+        made = plan((Factor(2, 2),) * 5, 1, 1, MACHINE._replace(merged=0))
+        assert [step.rows for _, step in made.steps] == [2] * 5
+
+    def test_large_factors_stay_alone(self):
+        assert len(plan((Factor(50, 50),) * 3, 1, 1, MACHINE).steps) == 3
+
+    def test_diagonals(self):
+        (step,) = [step for _, step in plan((Factor(9, 9, "diagonal"),) * 4, 1, 1, MACHINE).steps]
+        assert (step.rows, step.kind) == (9**4, "diagonal")
+
+    def test_identities_are_nothing(self):
+        assert plan((Factor(9, 9, "identity"),) * 4, 1, 1, MACHINE).sweeps == ()
+
+
+class TestOrder:
+    @pytest.mark.parametrize("known", [*itertools.permutations(((10, 100), (100, 100), (100, 10)))])
+    def test_factors_that_shrink_come_first(self, known):
+        steps = plan(tuple(Factor(*shape) for shape in known), 1, 1, MACHINE).steps
+        assert [(step.rows, step.columns) for _, step in steps] == [
+            (10, 100),
+            (100, 100),
+            (100, 10),
+        ]
+
+    @pytest.mark.parametrize("shapes", [*itertools.permutations(((20, 90), (70, 80), (95, 65)))])
+    def test_flops_are_the_least_of_all_orders(self, shapes):
+        def flops(order):
+            sizes, total = [columns for _, columns in shapes], 0
+            for k in order:
+                rows, columns = shapes[k]
+                total += math.prod(sizes) // columns * rows * (2 * columns - 1)
+                sizes[k] = rows
+            return total
+
+        made = plan(tuple(Factor(*shape) for shape in shapes), 1, 1, MACHINE)
+        assert made.flops == min(map(flops, itertools.permutations(range(3))))
+
+    def test_of_square_factors_the_last_is_the_first(self):
+        steps = plan((Factor(80, 80), Factor(90, 90), Factor(70, 70)), 1, 1, MACHINE).steps
+        assert [step.start for _, step in steps] == [2, 1, 0]
+
+
+class TestPieces:
+    def test_long_vectors_are_swept_fewer_times_than_there_are_factors(self):
+        known = (Factor(8, 8),) * 8
+        made = plan(known, 1, 1, MACHINE)
+        assert len(made.sweeps) < len(made.steps)
+        assert not any(sweep.whole for sweep in made.sweeps)
+
+    def test_short_vectors_are_whole(self):
+        assert plan((Factor(20, 20),) * 3, 1, 1, MACHINE).workspace == 0
+
+
+class TestKernels:
+    def test_are_used_where_they_are_faster(self):
+        made = plan((Factor(8, 8),) * 6, 1, 1, MACHINE._replace(kernels=FAKE))
+        assert {step.kind for _, step in made.steps} == {"compiled"}
+        assert max(len(step.shapes) for _, step in made.steps) == 3
+
+    def test_are_not_where_there_are_none(self):
+        made = plan((Factor(9, 9),) * 6, 1, 1, MACHINE._replace(kernels=FAKE))
+        assert {step.kind for _, step in made.steps} == {"dense"}
+
+    def test_go_from_the_last_factor_to_the_first(self):
+        """So that both ends of a piece, on columns that lie apart, are views of one stride."""
+        known = (Factor(2, 8),) * 3 + (Factor(8, 2),) * 3 + (Factor(100, 100),) * 2
+        case = known, 1, 1, MACHINE._replace(merged=0, kernels=FAKE)
+        orders = [[step.start for step in sweep.steps] for sweep in in_pieces(*case)]
+        assert orders == [[7, 6], [5, 2], [1, 0]]
+
+    def test_their_flops_are_those_of_factor_after_factor(self):
+        known = (Factor(8, 7), Factor(5, 6), Factor(3, 8), Factor(40, 50))
+        one_by_one = plan(known[:3], 9, 7, MACHINE._replace(merged=0))
+        compiled = plan(known[:3], 9, 7, MACHINE._replace(merged=0, kernels=FAKE))
+        assert {step.kind for _, step in compiled.steps} == {"compiled"}
+        last_first = STRATEGIES[0](known[:3], 9, 7, MACHINE._replace(merged=0))
+        assert compiled.flops == Plan(known[:3], 9, 7, tuple(last_first), MACHINE).flops
+        assert one_by_one.flops <= compiled.flops
+
+
+class TestTime:
+    """A plan costs less than the product that it is for."""
+
+    KINDS = ("dense", "diagonal", "identity", "operator")
+
+    @pytest.mark.parametrize("size", (1, 2))
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kernels", (None, FAKE))
+    def test_of_seventy_factors(self, kind, size, kernels):
+        known = (Factor(size, size, kind),) * 70
+        start = time.process_time()
+        made = plan(known, 1, 3, MACHINE._replace(kernels=kernels))
+        assert time.process_time() - start < 2
+        assert sum(len(step.shapes) for _, step in made.steps) == 70 * (kind != "identity")
+
+
+class TestWords:
+    def test_of_merged_factors(self):
+        assert str(plan((Factor(2, 2),) * 2, 1, 3, MACHINE)) == "A1⊗A2 (4 x 4) on (1, 4, 3)"
+
+    def test_of_operators_among_identities(self):
+        known = (Factor(5, 5, "identity"), Factor(7, 8, "operator"), Factor(6, 6, "identity"))
+        assert str(plan(known, 1, 1, MACHINE)) == "A2 (7 x 8) on (5, 8, 6)"
+
+    def test_of_nothing(self):
+        assert str(plan((Factor(5, 5, "identity"),), 1, 1, MACHINE)) == ""
+
+    def test_of_pieces(self):
+        made = plan((Factor(50, 50),) * 4, 1, 1, MACHINE)
+        sweep = made.sweeps[0]
+        head, first, *_ = str(made).splitlines()
+        assert head == (
+            f"{sweep.pieces} pieces of {sweep.before_piece} x {sweep.columns} x "
+            f"{sweep.after_piece}, each:"
+        )
+        assert first.startswith("    A4 (50 x 50) on (")
+
+    def test_of_kernels(self):
+        made = plan((Factor(8, 8),) * 3, 1, 64, MACHINE._replace(kernels=FAKE))
+        assert "in registers" in str(made)
+        assert "⊗" not in str(made)
