@@ -53,9 +53,12 @@ class FactorProducts:
         self.limit = dtype_exponent(next(tree.leaves(op)))
         with self._eager():
             exponents = [factor._exponent() for factor in self.factors]
+            hidden = any(self.backend.values(leaf) is None for leaf in tree.leaves(op))
         spread = sum(map(abs, exponents)) + abs(binary_exponent(self.scale))
-        # Whether no order of the factors brings a vector of moderate size out of range.
+        # Whether no order of the factors brings a vector of moderate size out of range; and whether
+        # that is certain, which it is not of sizes that nobody can see.
         self.moderate = 3 * spread <= self.limit
+        self.surely_moderate = self.moderate and not hidden
         self._programs: dict[Any, Callable[[Array], Array]] = {}
 
     def __call__(self, x: Array, left: int, right: int) -> Array:

@@ -340,7 +340,6 @@ def answers(op, x, y):
 # The case, and what is NaN although NumPy knows it: signs and sizes that steer cannot be seen.
 NAN = {
     "kronecker_two_negative_factors": {"sqrt", "cholesky"},
-    "kronecker_wild_scales": {"power"},
 }
 # Matrices that are singular by rounding alone: nobody looks at condition numbers under jit.
 NEARLY_SINGULAR = {"product_of_rectangles", "mixed_product"}

@@ -183,7 +183,7 @@ class KroneckerOperator(LinearOperator):
         if p.is_integer() and p < 0:
             return self.inverse().power(-p)
         scale, factors = (self.scale, self.factors) if p.is_integer() else self._positive_parts()
-        if p.is_integer() and not self._products.moderate:
+        if p.is_integer() and not self._products.surely_moderate:
             return ProductOperator((self,) * int(p))  # powers of extreme factors leave the range
         powers = [factor.power(p) for factor in factors]
         return self._with(powers, scalar_power(scale, p))
