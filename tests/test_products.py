@@ -6,12 +6,18 @@ What is planned is tested without arrays in `test_planning.py`.
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import kronops
-from kronops.backends.settings import settings
+from kronops.backends import pieces
+from kronops.backends.settings import current_settings, settings
 from kronops.scaling import dtype_exponent
 
 RNG = np.random.default_rng(0)
@@ -163,6 +169,164 @@ class TestOwnership:
                 assert not np.shares_memory(made, x)
                 made[:] = 0
             assert np.array_equal(x, given)
+
+
+class TestBatches:
+    """Leading axes, and products from the other side."""
+
+    @pytest.mark.parametrize("batch", ((3,), (2, 3), (0,)))
+    @pytest.mark.parametrize("columns", (1, 5, 0))
+    def test_of_matrices(self, compiled, batch, columns):
+        factors = [draw(9, 7), draw(8, 8), draw(5, 9)]
+        x = draw(*batch, 7 * 8 * 9, columns)
+        made = kronops.kron(*factors) @ x
+        assert made.shape == (*batch, 9 * 8 * 5, columns)
+        assert np.allclose(made, np.kron(np.kron(*factors[:2]), factors[2]) @ x, atol=1e-11)
+
+    @pytest.mark.parametrize("shape", ((9 * 8 * 5,), (4, 9 * 8 * 5), (2, 3, 9 * 8 * 5)))
+    def test_from_the_other_side(self, compiled, shape):
+        factors, x = [draw(9, 7), draw(8, 8), draw(5, 9)], draw(*shape)
+        wanted = x @ np.kron(np.kron(*factors[:2]), factors[2])
+        assert error(x @ kronops.kron(*factors), wanted) < 1e-14
+
+    def test_large_from_the_other_side(self, compiled):
+        factors, x = [draw(8, 8) for _ in range(5)], draw(9, 8**5)
+        wanted = reference([factor.T for factor in factors], x.T).T
+        assert error(x @ kronops.kron(*factors), wanted) < 1e-13
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        "shapes",
+        (((8, 8),) * 7, ((200, 100), (100, 200), (120, 120)), ((2, 2),) * 20),
+        ids=("small", "rectangular", "tiny"),
+    )
+    def test_peak_is_the_result_and_two_vectors_on_the_way(self, compiled, shapes):
+        op = kronops.kron(*[draw(*shape) for shape in shapes])
+        x = draw(op.shape[1])
+        op @ x  # merged factors and kernels are kept
+        largest = math.prod(max(shape) for shape in shapes)
+        allowed = 8 * (math.prod(rows for rows, _ in shapes) + 2 * largest) + 2**20
+        tracemalloc.start()
+        try:
+            op @ x
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak <= allowed
+
+    def test_stays_flat_over_many_calls_and_shapes(self):
+        op = kronops.kron(*[draw(4, 4) for _ in range(4)])
+        x = draw(4**4, 40)
+        for columns in range(1, 40):
+            op @ x[:, :columns]
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            for call in range(1000):
+                op @ x[:, : 1 + call % 39]
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert after - before < 2**18
+        assert len(op._products._programs) <= 16
+
+
+class TestThreads:
+    CASES = (
+        pytest.param(((8, 8),) * 6, id="small"),
+        pytest.param(((50, 50),) * 3, id="medium"),
+        pytest.param(((300, 200), (200, 300)), id="large"),
+    )
+
+    @pytest.mark.parametrize("shapes", CASES)
+    @pytest.mark.parametrize("compiled", (False, True))
+    def test_share_one_product(self, shapes, compiled):
+        factors = [draw(*shape) for shape in shapes]
+        x = draw(math.prod(columns for _, columns in shapes), 3)
+        op, wanted = kronops.kron(*factors), reference(factors, x)
+        for threads in (1, 2, 3, 7):
+            with settings(threads=threads, compiled=compiled):
+                assert error(op @ x, wanted) < 1e-13
+
+    @pytest.mark.parametrize("shapes", CASES)
+    def test_have_one_operator_in_common(self, compiled, shapes):
+        factors = [draw(*shape) for shape in shapes]
+        n = math.prod(columns for _, columns in shapes)
+        op, vectors = kronops.kron(*factors), [draw(n, 1 + k % 3) for k in range(12)]
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda x: op @ x, vectors))
+        for x, y in zip(vectors, made, strict=True):
+            assert error(y, reference(factors, x)) < 1e-13
+
+    def test_raise_their_errors_in_the_caller(self, monkeypatch):
+        op, x = kronops.kron(*[draw(50, 50)] * 3), draw(50**3, 4)
+        with settings(threads=2, compiled=False):
+            op @ x  # planned
+            caller, raised = threading.get_ident(), []
+
+            def fail(*arguments):
+                raised.append(threading.get_ident())
+                raise FloatingPointError("in a worker")
+
+            monkeypatch.setattr(pieces._Multiplication, "__call__", fail)
+            with pytest.raises(FloatingPointError, match="in a worker"):
+                op @ x
+        assert raised
+        assert caller not in raised
+
+
+class TestSettings:
+    @pytest.mark.parametrize("threads", (0, -1, True))
+    def test_at_least_one_thread(self, threads):
+        with pytest.raises(ValueError, match=f"threads = {threads}"), settings(threads=threads):
+            pass
+
+    @pytest.mark.parametrize("threads", (1.5, "2"))
+    def test_whole_threads(self, threads):
+        with pytest.raises(TypeError), settings(threads=threads):
+            pass
+
+    def test_the_innermost_holds_and_the_others_are_kept(self):
+        default = current_settings()
+        with settings(threads=3):
+            with settings(compiled=False) as inner:
+                assert current_settings() == inner == (3, False)
+                with settings(threads=np.int64(5), compiled=True):
+                    assert current_settings() == (5, True)
+                assert current_settings() == inner
+            assert current_settings() == (3, default.compiled)
+        assert current_settings() == default
+
+    def test_end_with_an_error(self):
+        default = current_settings()
+        with pytest.raises(KeyError), settings(threads=9):
+            raise KeyError
+        assert current_settings() == default
+
+    def test_are_not_those_of_other_threads(self):
+        default = current_settings()
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(current_settings).result() == default
+            with settings(threads=9, compiled=False):
+                assert pool.submit(current_settings).result() == default
+
+    def test_kernels_can_be_done_without(self):
+        pytest.importorskip("numba")
+        op, x = kronops.kron(*[draw(8, 8)] * 5), draw(8**5)
+        with settings(compiled=False):
+            assert "registers" not in str(op._products.plan(1, 1, x.dtype))
+        with settings(compiled=True):
+            assert "registers" in str(op._products.plan(1, 1, x.dtype))
+
+
+def test_short_vectors_do_not_import_numba():
+    code = (
+        "import sys, numpy as np, kronops\n"
+        "kronops.kron(*[np.ones((8, 8))] * 3) @ np.ones(512)\n"
+        "assert 'numba' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_long_double_has_a_largest_exponent():
