@@ -6,7 +6,7 @@
 Every answer is checked before it is timed: a peer that is wrong three times in a row is reported
 and left out, and so is one whose first call, with all that it compiles, takes 10 seconds and 40
 times as long as ours. Then each peer that one more call has shown to be within 20 times the
-fastest takes turns with kronops, ours and theirs, round after round; after the first round only
+fastest takes turns with kronops, ours and theirs, round after round; after two rounds only
 those within 3 times the fastest peer go on. Calls beyond a tenth of a second are dropped at 3 times
 the fastest at once. A peer's ratio is the median over the rounds of its time by ours, and the ratio
 of a case is the smallest: above 1, kronops is faster than every peer.
@@ -47,7 +47,7 @@ from measuring import (
 from peers import PEERS, Peer, Product, Unsupported, chain, kronops_product
 from threads import restart_with
 
-FAR, NEAR = 20, 3  # times the fastest: beyond, a peer is dropped at once, or after one round
+FAR, NEAR = 20, 3  # times the fastest: beyond, a peer is dropped at once, or after two rounds
 LONGEST = 10.0  # seconds for a first call, or twice FAR times ours
 LONG = 0.1  # seconds of a call that are measurement enough
 FEWEST, MOST = 5, 200  # rounds
@@ -218,9 +218,9 @@ def in_turns(
         for name in running:
             mine = seconds(ours, calls[None])
             pairs[name].append((mine, seconds(products[name], calls[name])))
-        if done == 0 and running:
-            quickest = min(pairs[name][0][1] for name in running)
-            running = [name for name in running if pairs[name][0][1] <= NEAR * quickest]
+        if done == 1:
+            best = {n: min(once[n], *(theirs for _, theirs in pairs[n])) for n in running}
+            running = [n for n in running if best[n] <= NEAR * min(best.values())]
     all_ours = [mine for several in pairs.values() for mine, _ in several] or [
         seconds(ours, calls[None]) for _ in range(FEWEST)
     ]
@@ -229,9 +229,9 @@ def in_turns(
 
 
 def single_call(function: Callable[[], Any]) -> float:
-    """The shorter of two calls, unless the first took long."""
+    """The shortest of three calls, unless the first took long."""
     first = seconds(function)
-    return first if first > LONG else min(first, seconds(function))
+    return first if first > LONG else min(first, seconds(function), seconds(function))
 
 
 def times(values: Sequence[float]) -> dict[str, float]:
