@@ -81,12 +81,15 @@ class Case:
 
     @property
     def allowed(self) -> int:
-        """Bytes that a product may need: its output and two of the largest vectors on the way."""
-        return self.itemsize * (self.sizes[-1] + 2 * max(self.sizes))
+        """Bytes that a product may need: its output and two of the largest vectors on the way.
+
+        4 KiB are added for what Python needs for the arrays beside their numbers.
+        """
+        return self.itemsize * (self.sizes[-1] + 2 * max(self.sizes)) + 4096
 
     @property
     def bytes(self) -> int:
-        """Bytes of input, output and two of the largest vectors on the way."""
+        """Bytes of the input and of what a product may need."""
         return self.itemsize * self.sizes[0] + self.allowed
 
     def arrays(self) -> tuple[list[np.ndarray], np.ndarray]:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
-import json
 import math
 import os
 import signal
@@ -30,18 +29,19 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cases import COLUMNS, DTYPES, GIBIBYTE, GROUPS, SIDES, Case, all_cases
 from measuring import (
+    add_options,
     calls_for,
     copy_seconds,
     environment,
     no_collection,
     peak_bytes,
     peak_flops,
+    save,
     seconds,
 )
 from peers import PEERS, Peer, Product, Unsupported, chain, kronops_product
@@ -64,8 +64,10 @@ def main() -> None:
     peers = [p for p in PEERS if any(fnmatch.fnmatch(p.name, f"*{w}*") for w in options.peers)]
     missing = {peer.name: peer.missing for peer in peers if peer.missing}
     report: dict[str, Any] = {
+        "benchmark": "kronecker",
         **environment(),
         "seconds": options.seconds,
+        "memory": options.memory,
         "missing": missing,
         "left out": [list(identity(case).values()) for case in left_out],
         "gemm flops": {dtype: peak_flops(dtype) for dtype in options.dtype},
@@ -83,11 +85,9 @@ def main() -> None:
         made["roof"] = share_of_roof(made, peaks)
         report["cases"].append(made)
         print(line(case, made), flush=True)
-        if options.json:
-            for earlier in report["cases"]:  # the peak may have been disturbed when it was timed
-                earlier["roof"] = share_of_roof(earlier, peaks)
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        for earlier in report["cases"]:  # the peak may have been disturbed when it was timed
+            earlier["roof"] = share_of_roof(earlier, peaks)
+        save(report, options.json)
     print(summary(report["cases"]))
 
 
@@ -102,10 +102,9 @@ def parsed() -> argparse.Namespace:
     add("--side", nargs="+", choices=SIDES, default=SIDES)
     add("--peers", nargs="+", default=["*"], help="parts of their names")
     add("--seconds", type=float, default=1.0, help="for the rounds of a case (default: 1)")
-    add("--threads", type=int, default=os.cpu_count(), help="of every library")
     add("--memory", type=float, default=1.0, help="GiB of a case's arrays, at most (default: 1)")
-    add("--json", type=Path, help="where to write the results")
     add("--quick", action="store_true", help="float64, 16 vectors, 0.2 seconds")
+    add_options(parser)
     options = parser.parse_args()
     if options.quick:
         options.dtype, options.columns, options.seconds = ["float64"], [16], 0.2
