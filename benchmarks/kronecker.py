@@ -4,11 +4,12 @@
     python benchmarks/kronecker.py --threads 1 --json benchmarks/results/today.json
 
 Every answer is checked before it is timed: a peer that is wrong is reported and left out, and so is
-one whose first call, with all that it compiles, takes 10 seconds and 40 times as long as ours. Then each peer that one more call has shown to be within 20 times the
-fastest takes turns with kronops, ours and theirs, round after round; after two rounds only
-those within 3 times the fastest peer go on. Calls beyond a tenth of a second are dropped at 3 times
-the fastest at once. A peer's ratio is the median over the rounds of its time by ours, and the ratio
-of a case is the smallest: above 1, kronops is faster than every peer.
+one whose first call, with all that it compiles, takes 10 seconds and 40 times as long as ours. Then
+each peer that a further call has shown to be within 20 times the fastest takes turns with kronops,
+ours and theirs, round after round; after two rounds only those within 3 times the fastest peer go
+on. Peers whose calls take more than a tenth of a second are dropped at 3 times the fastest at once.
+A peer's ratio is the median over the rounds of its time by ours, and the ratio of a case is the
+smallest: above 1, kronops is faster than every peer.
 
 ``roof`` is the share reached of what the machine could do at best: the larger of the flops, factor
 by factor, at the speed of one large product of matrices, and the time for copying as many bytes as
