@@ -8,8 +8,9 @@ one whose first call, with all that it compiles, takes 10 seconds and 40 times a
 each peer that a further call has shown to be within 20 times the fastest takes turns with kronops,
 ours and theirs, round after round; after two rounds only those within 3 times the fastest peer go
 on. Peers whose calls take more than a tenth of a second are dropped at 3 times the fastest at once.
-A peer's ratio is the median over the rounds of its time by ours, and the ratio of a case is the
-smallest: above 1, kronops is faster than every peer.
+A peer's ratio is the median over the rounds of its time by ours. The peer with the smallest is the
+fastest, and alone takes turns with kronops once more: to be the luckiest of several does not count.
+The ratio of the case comes from these last rounds. Above 1, kronops is faster than every peer.
 
 ``roof`` is the share reached of what the machine could do at best: the larger of the flops, factor
 by factor, at the speed of one large product of matrices, and the time for copying as many bytes as
@@ -50,7 +51,7 @@ from threads import restart_with
 FAR, NEAR = 20, 3  # times the fastest: beyond, a peer is dropped at once, or after two rounds
 LONGEST = 10.0  # seconds for a first call, or twice FAR times ours
 LONG = 0.1  # seconds of a call that are measurement enough
-FEWEST, MOST = 5, 200  # rounds
+FEWEST, MOST = 5, 100  # rounds, of all peers and of the last two
 TOLERANCES = {"float64": 1e-12, "float32": 2e-5}
 
 
@@ -136,16 +137,14 @@ def run(case: Case, peers: Sequence[Peer], budget: float) -> dict[str, Any]:
         else:
             products[peer.name] = product
     with no_collection():
-        mine, theirs = in_turns(ours, products, budget)
-    found |= theirs
-    rivals = {name: t["ratio"] for name, t in theirs.items() if t["rounds"] >= FEWEST}
-    fastest = min(rivals, key=rivals.__getitem__, default=None)
+        mine, theirs, last = in_turns(ours, products, budget)
     return {
         **identity(case),
         "seconds": mine,
-        "peers": found,
-        "fastest": fastest,
-        "ratio": rivals.get(fastest),
+        "peers": found | theirs,
+        "fastest": last["fastest"],
+        "ratio": last["ratio"],
+        "last rounds": last,
         "flops": case.flops,
         "copy seconds": copy_seconds((x.nbytes + ours().nbytes) // 2, threads_used()),
         "memory": peak_bytes(ours) / case.allowed,
@@ -200,30 +199,39 @@ def right(answer: np.ndarray, exact: np.ndarray, dtype: str) -> bool:
 
 def in_turns(
     ours: Product, products: dict[str, Product], budget: float
-) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """Our times, and every peer's beside ours of the same rounds."""
-    calls = {None: calls_for(single_call(ours))}
+) -> tuple[dict[str, float], dict[str, dict[str, Any]], dict[str, Any]]:
+    """Our times, every peer's beside ours of the same rounds, and the last rounds' outcome."""
     once = {name: single_call(product) for name, product in products.items()}
-    fastest = min(once.values(), default=0.0)
-    calls |= {name: calls_for(t) for name, t in once.items()}
+    if not once:
+        return times([seconds(ours) for _ in range(FEWEST)]), {}, {"fastest": None, "ratio": None}
+    calls = calls_for(single_call(ours))
+
+    def pair(name: str) -> tuple[float, float]:
+        return seconds(ours, calls), seconds(products[name], calls_for(once[name]))
+
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in products}
-    far = NEAR if fastest > LONG else FAR
-    running = [name for name in products if once[name] <= far * fastest]
-    end = time.perf_counter() + budget
-    for done in range(MOST):
-        if done >= FEWEST and time.perf_counter() > end:
-            break
+    fastest = min(once.values())
+    running = [n for n in once if once[n] <= (NEAR if fastest > LONG else FAR) * fastest]
+    for done in rounds(budget / 2):
         for name in running:
-            mine = seconds(ours, calls[None])
-            pairs[name].append((mine, seconds(products[name], calls[name])))
+            pairs[name].append(pair(name))
         if done == 1:
             best = {n: min(once[n], *(theirs for _, theirs in pairs[n])) for n in running}
             running = [n for n in running if best[n] <= NEAR * min(best.values())]
-    all_ours = [mine for several in pairs.values() for mine, _ in several] or [
-        seconds(ours, calls[None]) for _ in range(FEWEST)
-    ]
     made = {name: peer_times(several, once[name]) for name, several in pairs.items()}
-    return times(all_ours), made
+    rival = min(running, key=lambda name: made[name]["ratio"])
+    last = [pair(rival) for _ in rounds(budget / 2)]
+    mine = [mine for several in (*pairs.values(), last) for mine, _ in several]
+    return times(mine), made, {"fastest": rival, **peer_times(last, once[rival])}
+
+
+def rounds(budget: float) -> Iterator[int]:
+    """At least `FEWEST`, then as many as the time allows."""
+    end = time.perf_counter() + budget
+    for done in range(MOST):
+        if done >= FEWEST and time.perf_counter() > end:
+            return
+        yield done
 
 
 def single_call(function: Callable[[], Any]) -> float:
@@ -275,9 +283,9 @@ def label(case: Case) -> str:
 def line(case: Case, made: dict[str, Any]) -> str:
     wrong = [name for name, t in made["peers"].items() if t.get("left out") == "wrong answer"]
     ours = made["seconds"]["median"]
-    best = made["peers"].get(made["fastest"], {"median": math.nan, "ratio": math.nan})
+    theirs = made["last rounds"].get("median", math.nan)
     return (
-        f"{label(case)} {ours * 1e6:11.1f} {best['median'] * 1e6:11.1f}  {best['ratio']:6.2f}  "
+        f"{label(case)} {ours * 1e6:11.1f} {theirs * 1e6:11.1f}  {made['ratio'] or math.nan:6.2f}  "
         f"{made['fastest'] or 'no peer':22} {made['roof']:5.0%} {made['memory']:6.2f}"
         + (f"  wrong: {', '.join(wrong)}" if wrong else "")
     )

@@ -116,7 +116,7 @@ def ahead(cases: Iterable[Report]) -> str:
         return "Nowhere."
     lines = ["| product | vectors | dtype | ratio | peer | its time | ours |", "|---" * 7 + "|"]
     for case in behind:
-        peer = case["peers"][case["fastest"]]["median"]
+        peer = case["last rounds"]["median"]
         lines.append(
             f"| {escaped(case['factors'])}, `{case['side']}` | {case['columns']} | {case['dtype']} "
             f"| {case['ratio']:.2f} | {case['fastest']} | {time(peer)} "
