@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
+import json
 import math
 import os
 import signal
@@ -30,6 +31,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,37 +61,48 @@ def main() -> None:
     options = parsed()
     restart_with(options.threads)
     warnings.simplefilter("ignore")
-    wanted = [case for case in all_cases(options.columns, options.dtype, options.side)
-              if any(matches(case, pattern) for pattern in options.cases)]  # fmt: skip
+    wanted = [
+        case
+        for case in all_cases(options.columns, options.dtype, options.side)
+        if any(matches(case, pattern) for pattern in options.cases)
+    ]
     left_out = [case for case in wanted if case.bytes > options.memory * GIBIBYTE]
     peers = [p for p in PEERS if any(fnmatch.fnmatch(p.name, f"*{w}*") for w in options.peers)]
-    missing = {peer.name: peer.missing for peer in peers if peer.missing}
+    peaks = {dtype: peak_flops(dtype) for dtype in options.dtype}
     report: dict[str, Any] = {
         "benchmark": "kronecker",
         **environment(),
         "seconds": options.seconds,
         "memory": options.memory,
-        "missing": missing,
+        "missing": {peer.name: peer.missing for peer in peers if peer.missing},
         "left out": [list(identity(case).values()) for case in left_out],
-        "gemm flops": {dtype: peak_flops(dtype) for dtype in options.dtype},
-        "cases": [],
+        "gemm flops": peaks,
+        "cases": earlier(options.json, peaks) if options.resume and options.json.exists() else [],
     }
+    done = {label(case) for case in report["cases"]}
     print(headline(report))
     for case in wanted:
-        if case in left_out:
-            print(f"{label(case)}  left out: {case.bytes / GIBIBYTE:.1f} GiB of arrays")
+        if label(identity(case)) in done:
             continue
-        present = [peer for peer in peers if peer.name not in missing]
-        made = run(case, present, options.seconds)
-        peaks = report["gemm flops"]
+        if case in left_out:
+            print(f"{label(identity(case))}  left out: {case.bytes / GIBIBYTE:.1f} GiB of arrays")
+            continue
+        made = run(case, [peer for peer in peers if not peer.missing], options.seconds)
         peaks[case.dtype] = max(peaks[case.dtype], peak_flops(case.dtype))
-        made["roof"] = share_of_roof(made, peaks)
         report["cases"].append(made)
-        print(line(case, made), flush=True)
-        for earlier in report["cases"]:  # the peak may have been disturbed when it was timed
-            earlier["roof"] = share_of_roof(earlier, peaks)
+        for each in report["cases"]:  # the peak may have been disturbed when it was timed
+            each["roof"] = share_of_roof(each, peaks)
+        print(line(made), flush=True)
         save(report, options.json)
     print(summary(report["cases"]))
+
+
+def earlier(path: Path, peaks: dict[str, float]) -> list[dict[str, Any]]:
+    """The cases of an interrupted run; its peaks count, too."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    for dtype, flops in report["gemm flops"].items():
+        peaks[dtype] = max(peaks.get(dtype, 0.0), flops)
+    return report["cases"]
 
 
 def parsed() -> argparse.Namespace:
@@ -104,6 +117,7 @@ def parsed() -> argparse.Namespace:
     add("--peers", nargs="+", default=["*"], help="parts of their names")
     add("--seconds", type=float, default=1.0, help="for the rounds of a case (default: 1)")
     add("--memory", type=float, default=1.0, help="GiB of a case's arrays, at most (default: 1)")
+    add("--resume", action="store_true", help="go on with an interrupted run's --json file")
     add("--quick", action="store_true", help="float64, 16 vectors, 0.2 seconds")
     add_options(parser)
     options = parser.parse_args()
@@ -125,7 +139,7 @@ def run(case: Case, peers: Sequence[Peer], budget: float) -> dict[str, Any]:
     exact = chain([factor.astype(float) for factor in factors], x.astype(float), case.side)
     ours = kronops_product(factors, x, case.side)
     if not right(ours(), exact, case.dtype):
-        raise AssertionError(f"kronops is wrong: {label(case)}")
+        raise AssertionError(f"kronops is wrong: {label(identity(case))}")
     found: dict[str, dict[str, Any]] = {}
     products: dict[str, Product] = {}
     longest = max(LONGEST, 2 * FAR * seconds(ours))
@@ -222,7 +236,8 @@ def in_turns(
     rival = min(running, key=lambda name: made[name]["ratio"])
     last = [pair(rival) for _ in rounds(budget / 2)]
     mine = [mine for several in (*pairs.values(), last) for mine, _ in several]
-    return times(mine), made, {"fastest": rival, **peer_times(last, once[rival])}
+    outcome = peer_times(last, once[rival]) | {"kronops": statistics.median(m for m, _ in last)}
+    return times(mine), made, {"fastest": rival, **outcome}
 
 
 def rounds(budget: float) -> Iterator[int]:
@@ -276,16 +291,17 @@ def identity(case: Case) -> dict[str, Any]:
     }
 
 
-def label(case: Case) -> str:
-    return f"{case.name:>12} {case.side} {case.columns:4d} {case.dtype}"
+def label(made: dict[str, Any]) -> str:
+    """The beginning of the line of a case, from what `identity` says of it."""
+    return f"{made['factors']:>12} {made['side']} {made['columns']:4d} {made['dtype']}"
 
 
-def line(case: Case, made: dict[str, Any]) -> str:
+def line(made: dict[str, Any]) -> str:
     wrong = [name for name, t in made["peers"].items() if t.get("left out") == "wrong answer"]
-    ours = made["seconds"]["median"]
+    ours = made["last rounds"].get("kronops", made["seconds"]["median"])
     theirs = made["last rounds"].get("median", math.nan)
     return (
-        f"{label(case)} {ours * 1e6:11.1f} {theirs * 1e6:11.1f}  {made['ratio'] or math.nan:6.2f}  "
+        f"{label(made)} {ours * 1e6:11.1f} {theirs * 1e6:11.1f}  {made['ratio'] or math.nan:6.2f}  "
         f"{made['fastest'] or 'no peer':22} {made['roof']:5.0%} {made['memory']:6.2f}"
         + (f"  wrong: {', '.join(wrong)}" if wrong else "")
     )

@@ -155,9 +155,7 @@ def environment(distributions: Iterable[str] = DISTRIBUTIONS) -> dict[str, Any]:
     return {
         "date": str(datetime.date.today()),
         "cpu": _cpu(),
-        "processors": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "processors": os.cpu_count(),
         "threads": int(os.environ.get("OMP_NUM_THREADS", "0")),
         "python": platform.python_version(),
         "blas": f"{blas['name']} {blas['version']}",

@@ -57,6 +57,7 @@ def kronecker(report: Report) -> str:
     parts = [
         f"### {counted(threads)}",
         f"{where(report)} Large products of matrices: {', '.join(speeds)}. Versions: {found}.",
+        f"![A dot for each case: its fastest peer's time by ours](_static/ratios-{threads}.png)",
         summary(cases),
         grid(cases),
         f"Where a peer stays ahead, {counted(threads)}:",
@@ -116,11 +117,11 @@ def ahead(cases: Iterable[Report]) -> str:
         return "Nowhere."
     lines = ["| product | vectors | dtype | ratio | peer | its time | ours |", "|---" * 7 + "|"]
     for case in behind:
-        peer = case["last rounds"]["median"]
+        last = case["last rounds"]
         lines.append(
             f"| {escaped(case['factors'])}, `{case['side']}` | {case['columns']} | {case['dtype']} "
-            f"| {case['ratio']:.2f} | {case['fastest']} | {time(peer)} "
-            f"| {time(case['seconds']['median'])} |"
+            f"| {case['ratio']:.2f} | {case['fastest']} | {time(last['median'])} "
+            f"| {time(last['kronops'])} |"
         )
     return "\n".join(lines)
 
@@ -140,7 +141,11 @@ def rows(report: Report) -> str:
     return "\n\n".join(parts)
 
 
-SECTIONS = {"kronecker": kronecker, "solvers": rows, "inverses": rows, "growth": rows}
+def growth(report: Report) -> str:
+    return f"![Seconds by n, theory dashed](_static/growth.png)\n\n{rows(report)}"
+
+
+SECTIONS = {"kronecker": kronecker, "solvers": rows, "inverses": rows, "growth": growth}
 
 
 # -- words -----------------------------------------------------------------------------------------

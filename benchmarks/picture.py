@@ -8,12 +8,13 @@ from typing import Any
 
 from cases import COLUMNS, SIDES
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 __all__ = ["growth", "ratios"]
 
 INK, MUTED = "#1f2933", "#5f6c7b"
 COLOURS = ("#2563a8", "#c2571a", "#3f8f4f", "#8a4fa3", "#b59410")
-MARKS = {"float64": "o", "float32": "s"}
+FILLED = {"float32": "none", "float64": "full"}
 
 
 def ratios(cases: Sequence[dict[str, Any]], target: Path) -> None:
@@ -25,23 +26,20 @@ def ratios(cases: Sequence[dict[str, Any]], target: Path) -> None:
         for case in cases:
             if case["columns"] == columns and case["ratio"]:
                 side = SIDES.index(case["side"])
-                axes.plot(
-                    case["ratio"],
-                    names.index(case["factors"]) + 0.15 - 0.3 * side,
-                    MARKS[case["dtype"]],
-                    color=COLOURS[side],
-                    markersize=4,
-                )
+                height = names.index(case["factors"]) + 0.15 - 0.3 * side
+                axes.plot(case["ratio"], height, **_style(side, case["dtype"]))
         axes.set(xscale="log", yticks=range(len(names)), yticklabels=names)
         axes.set_title(f"{columns} vector{'s' * (columns > 1)}", color=INK, fontsize=11)
         axes.grid(axis="both", color="#e3e7eb", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.xaxis.set_major_formatter("{x:g}")
-    for side, colour in zip(SIDES, COLOURS, strict=False):
-        for dtype, mark in MARKS.items():
-            axes.plot([], [], mark, color=colour, markersize=4, label=f"{side}, {dtype}")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.supxlabel("time of the fastest peer ÷ time of kronops", color=INK, fontsize=10)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks([0.25, 0.5, 1, 2, 4, 8])
+        axes.set_xlabel("time of the fastest peer ÷ ours", color=INK)
+    for side, name in enumerate(SIDES):
+        for dtype in FILLED:
+            axes.plot([], [], label=f"{name}, {dtype}", **_style(side, dtype))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     _write(figure, target)
 
 
@@ -57,14 +55,20 @@ def growth(rows: Sequence[dict[str, Any]], target: Path) -> None:
         for colour, name in zip(COLOURS, list(timed[0])[2:], strict=True):
             axes.plot(sizes, [row[name] for row in timed], "o-", color=colour, label=name, ms=4)
             last = timed[-1][name]
-            line = [last * (n / sizes[-1]) ** theory[name] for n in sizes[-4:]]
-            axes.plot(sizes[-4:], line, "--", color=colour, linewidth=1)
+            line = [last * (n / sizes[-1]) ** theory[name] for n in sizes[-3:]]
+            axes.plot(sizes[-3:], line, "--", color=colour, linewidth=1)
         axes.set(xscale="log", yscale="log", xlabel="n")
         axes.set_title(family, color=INK, fontsize=11)
         axes.grid(color="#e3e7eb", linewidth=0.6)
+    axes.plot([], [], "--", color=MUTED, linewidth=1, label="theory")
     axes.legend(frameon=False)
     figure.supylabel("seconds", color=INK, fontsize=10)
     _write(figure, target)
+
+
+def _style(side: int, dtype: str) -> dict[str, Any]:
+    style = {"marker": "o", "linestyle": "none", "markersize": 4.5}
+    return style | {"color": COLOURS[side], "fillstyle": FILLED[dtype]}
 
 
 def _write(figure: Figure, target: Path) -> None:
