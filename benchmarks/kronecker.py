@@ -121,6 +121,8 @@ def parsed() -> argparse.Namespace:
     add("--quick", action="store_true", help="float64, 16 vectors, 0.2 seconds")
     add_options(parser)
     options = parser.parse_args()
+    if options.resume and not options.json:
+        parser.error("--resume needs the --json file")
     if options.quick:
         options.dtype, options.columns, options.seconds = ["float64"], [16], 0.2
     return options
