@@ -12,7 +12,7 @@ PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-gpu lint types docs faults format picture clean
+.PHONY: help demo test test-all test-gpu lint types docs faults bench format picture clean
 
 help: ## Say what there is.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -44,6 +44,9 @@ docs: $(VENV)/docs.stamp ## The documentation, into docs/_build/html; a warning 
 
 faults: $(VENV)/test.stamp ## Plant faults in a copy and see the suite fail on each.
 	$(ONE_THREAD) $(BIN)/python tests/faults.py
+
+bench: $(VENV)/bench.stamp ## Products beside those of every peer, for example with ARGS="--quick --threads 1".
+	$(BIN)/python benchmarks/kronecker.py $(ARGS)
 
 format: $(VENV)/lint.stamp ## Rewrite the sources as `make lint` wants them.
 	$(BIN)/ruff check --fix .

@@ -14,7 +14,7 @@ __all__ = ["COLUMNS", "DTYPES", "GIBIBYTE", "GROUPS", "SIDES", "Case", "all_case
 GIBIBYTE = 2**30
 COLUMNS = (1, 16, 256)
 SIDES = ("K @ X", "X @ K")
-DTYPES = ("float64", "float32")
+DTYPES = ("float32", "float64")  # in this order: see all_cases
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -81,12 +81,15 @@ class Case:
 
     @property
     def allowed(self) -> int:
-        """Bytes that a product may need: its output and two of the largest vectors on the way."""
-        return self.itemsize * (self.sizes[-1] + 2 * max(self.sizes))
+        """Bytes that a product may need: its output and two of the largest vectors on the way.
+
+        4 KiB are added for what Python needs for the arrays beside their numbers.
+        """
+        return self.itemsize * (self.sizes[-1] + 2 * max(self.sizes)) + 4096
 
     @property
     def bytes(self) -> int:
-        """Bytes of input, output and two of the largest vectors on the way."""
+        """Bytes of the input and of what a product may need."""
         return self.itemsize * self.sizes[0] + self.allowed
 
     def arrays(self) -> tuple[list[np.ndarray], np.ndarray]:
@@ -109,7 +112,11 @@ def all_cases(
     dtypes: Sequence[str] = DTYPES,
     sides: Sequence[str] = SIDES,
 ) -> Iterator[Case]:
-    """Every combination, the factors in the order of `GROUPS`."""
-    for group, several in GROUPS.items():
-        for shapes, *rest in itertools.product(several, columns, sides, dtypes):
-            yield Case(group, shapes, *rest)
+    """Every combination, dtype by dtype, the factors in the order of `GROUPS`.
+
+    Single precision comes first: FastKron keeps buffers with what an earlier product left there,
+    and in a process that had used double precision, halves of these were NaN in single.
+    """
+    for dtype, (group, several) in itertools.product(dtypes, GROUPS.items()):
+        for shapes, k, side in itertools.product(several, columns, sides):
+            yield Case(group, shapes, k, side, dtype)

@@ -3,13 +3,14 @@
     python benchmarks/kronecker.py --quick
     python benchmarks/kronecker.py --threads 1 --json benchmarks/results/today.json
 
-Every answer is checked before it is timed: a peer that is wrong three times in a row is reported
-and left out, and so is one whose first call, with all that it compiles, takes 10 seconds and 40
-times as long as ours. Then each peer that one more call has shown to be within 20 times the
-fastest takes turns with kronops, ours and theirs, round after round; after the first round only
-those within 3 times the fastest peer go on. Calls beyond a tenth of a second are dropped at 3 times
-the fastest at once. A peer's ratio is the median over the rounds of its time by ours, and the ratio
-of a case is the smallest: above 1, kronops is faster than every peer.
+Every answer is checked before it is timed: a peer that is wrong is reported and left out, and so is
+one whose first call, with all that it compiles, takes 10 seconds and 40 times as long as ours. Then
+each peer that a further call has shown to be within 20 times the fastest takes turns with kronops,
+ours and theirs, round after round; after two rounds only those within 3 times the fastest peer go
+on. Peers whose calls take more than a tenth of a second are dropped at 3 times the fastest at once.
+A peer's ratio is the median over the rounds of its time by ours. The peer with the smallest is the
+fastest, and alone takes turns with kronops once more: to be the luckiest of several does not count.
+The ratio of the case comes from these last rounds. Above 1, kronops is faster than every peer.
 
 ``roof`` is the share reached of what the machine could do at best: the larger of the flops, factor
 by factor, at the speed of one large product of matrices, and the time for copying as many bytes as
@@ -36,21 +37,23 @@ from typing import Any
 import numpy as np
 from cases import COLUMNS, DTYPES, GIBIBYTE, GROUPS, SIDES, Case, all_cases
 from measuring import (
+    add_options,
     calls_for,
     copy_seconds,
     environment,
     no_collection,
     peak_bytes,
     peak_flops,
+    save,
     seconds,
 )
 from peers import PEERS, Peer, Product, Unsupported, chain, kronops_product
 from threads import restart_with
 
-FAR, NEAR = 20, 3  # times the fastest: beyond, a peer is dropped at once, or after one round
+FAR, NEAR = 20, 3  # times the fastest: beyond, a peer is dropped at once, or after two rounds
 LONGEST = 10.0  # seconds for a first call, or twice FAR times ours
 LONG = 0.1  # seconds of a call that are measurement enough
-FEWEST, MOST = 5, 200  # rounds
+FEWEST, MOST = 5, 100  # rounds, of all peers and of the last two
 TOLERANCES = {"float64": 1e-12, "float32": 2e-5}
 
 
@@ -58,37 +61,48 @@ def main() -> None:
     options = parsed()
     restart_with(options.threads)
     warnings.simplefilter("ignore")
-    wanted = [case for case in all_cases(options.columns, options.dtype, options.side)
-              if any(matches(case, pattern) for pattern in options.cases)]  # fmt: skip
+    wanted = [
+        case
+        for case in all_cases(options.columns, options.dtype, options.side)
+        if any(matches(case, pattern) for pattern in options.cases)
+    ]
     left_out = [case for case in wanted if case.bytes > options.memory * GIBIBYTE]
     peers = [p for p in PEERS if any(fnmatch.fnmatch(p.name, f"*{w}*") for w in options.peers)]
-    missing = {peer.name: peer.missing for peer in peers if peer.missing}
+    peaks = {dtype: peak_flops(dtype) for dtype in options.dtype}
     report: dict[str, Any] = {
+        "benchmark": "kronecker",
         **environment(),
         "seconds": options.seconds,
-        "missing": missing,
+        "memory": options.memory,
+        "missing": {peer.name: peer.missing for peer in peers if peer.missing},
         "left out": [list(identity(case).values()) for case in left_out],
-        "gemm flops": {dtype: peak_flops(dtype) for dtype in options.dtype},
-        "cases": [],
+        "gemm flops": peaks,
+        "cases": earlier(options.json, peaks) if options.resume and options.json.exists() else [],
     }
+    done = {label(case) for case in report["cases"]}
     print(headline(report))
     for case in wanted:
-        if case in left_out:
-            print(f"{label(case)}  left out: {case.bytes / GIBIBYTE:.1f} GiB of arrays")
+        if label(identity(case)) in done:
             continue
-        present = [peer for peer in peers if peer.name not in missing]
-        made = run(case, present, options.seconds)
-        peaks = report["gemm flops"]
+        if case in left_out:
+            print(f"{label(identity(case))}  left out: {case.bytes / GIBIBYTE:.1f} GiB of arrays")
+            continue
+        made = run(case, [peer for peer in peers if not peer.missing], options.seconds)
         peaks[case.dtype] = max(peaks[case.dtype], peak_flops(case.dtype))
-        made["roof"] = share_of_roof(made, peaks)
         report["cases"].append(made)
-        print(line(case, made), flush=True)
-        if options.json:
-            for earlier in report["cases"]:  # the peak may have been disturbed when it was timed
-                earlier["roof"] = share_of_roof(earlier, peaks)
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        for each in report["cases"]:  # the peak may have been disturbed when it was timed
+            each["roof"] = share_of_roof(each, peaks)
+        print(line(made), flush=True)
+        save(report, options.json)
     print(summary(report["cases"]))
+
+
+def earlier(path: Path, peaks: dict[str, float]) -> list[dict[str, Any]]:
+    """The cases of an interrupted run; its peaks count, too."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    for dtype, flops in report["gemm flops"].items():
+        peaks[dtype] = max(peaks.get(dtype, 0.0), flops)
+    return report["cases"]
 
 
 def parsed() -> argparse.Namespace:
@@ -102,11 +116,13 @@ def parsed() -> argparse.Namespace:
     add("--side", nargs="+", choices=SIDES, default=SIDES)
     add("--peers", nargs="+", default=["*"], help="parts of their names")
     add("--seconds", type=float, default=1.0, help="for the rounds of a case (default: 1)")
-    add("--threads", type=int, default=os.cpu_count(), help="of every library")
     add("--memory", type=float, default=1.0, help="GiB of a case's arrays, at most (default: 1)")
-    add("--json", type=Path, help="where to write the results")
+    add("--resume", action="store_true", help="go on with an interrupted run's --json file")
     add("--quick", action="store_true", help="float64, 16 vectors, 0.2 seconds")
+    add_options(parser)
     options = parser.parse_args()
+    if options.resume and not options.json:
+        parser.error("--resume needs the --json file")
     if options.quick:
         options.dtype, options.columns, options.seconds = ["float64"], [16], 0.2
     return options
@@ -125,7 +141,7 @@ def run(case: Case, peers: Sequence[Peer], budget: float) -> dict[str, Any]:
     exact = chain([factor.astype(float) for factor in factors], x.astype(float), case.side)
     ours = kronops_product(factors, x, case.side)
     if not right(ours(), exact, case.dtype):
-        raise AssertionError(f"kronops is wrong: {label(case)}")
+        raise AssertionError(f"kronops is wrong: {label(identity(case))}")
     found: dict[str, dict[str, Any]] = {}
     products: dict[str, Product] = {}
     longest = max(LONGEST, 2 * FAR * seconds(ours))
@@ -137,16 +153,14 @@ def run(case: Case, peers: Sequence[Peer], budget: float) -> dict[str, Any]:
         else:
             products[peer.name] = product
     with no_collection():
-        mine, theirs = in_turns(ours, products, budget)
-    found |= theirs
-    rivals = {name: t["ratio"] for name, t in theirs.items() if t["rounds"] >= FEWEST}
-    fastest = min(rivals, key=rivals.__getitem__, default=None)
+        mine, theirs, last = in_turns(ours, products, budget)
     return {
         **identity(case),
         "seconds": mine,
-        "peers": found,
-        "fastest": fastest,
-        "ratio": rivals.get(fastest),
+        "peers": found | theirs,
+        "fastest": last["fastest"],
+        "ratio": last["ratio"],
+        "last rounds": last,
         "flops": case.flops,
         "copy seconds": copy_seconds((x.nbytes + ours().nbytes) // 2, threads_used()),
         "memory": peak_bytes(ours) / case.allowed,
@@ -165,8 +179,7 @@ def prepared(
     """The peer's product, or why there is none."""
     try:
         product = peer.prepare(factors, x, case.side)
-        answers = (np.asarray(product()) for _ in range(3))
-        if any(right(answer, exact, case.dtype) for answer in answers):
+        if right(np.asarray(product()), exact, case.dtype):
             return product, ""
     except Unsupported as reason:
         return None, str(reason)
@@ -202,36 +215,46 @@ def right(answer: np.ndarray, exact: np.ndarray, dtype: str) -> bool:
 
 def in_turns(
     ours: Product, products: dict[str, Product], budget: float
-) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """Our times, and every peer's beside ours of the same rounds."""
-    calls = {None: calls_for(single_call(ours))}
+) -> tuple[dict[str, float], dict[str, dict[str, Any]], dict[str, Any]]:
+    """Our times, every peer's beside ours of the same rounds, and the last rounds' outcome."""
     once = {name: single_call(product) for name, product in products.items()}
-    fastest = min(once.values(), default=0.0)
-    calls |= {name: calls_for(t) for name, t in once.items()}
+    if not once:
+        return times([seconds(ours) for _ in range(FEWEST)]), {}, {"fastest": None, "ratio": None}
+    calls = calls_for(single_call(ours))
+
+    def pair(name: str) -> tuple[float, float]:
+        return seconds(ours, calls), seconds(products[name], calls_for(once[name]))
+
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in products}
-    far = NEAR if fastest > LONG else FAR
-    running = [name for name in products if once[name] <= far * fastest]
+    fastest = min(once.values())
+    running = [n for n in once if once[n] <= (NEAR if fastest > LONG else FAR) * fastest]
+    for done in rounds(budget / 2):
+        for name in running:
+            pairs[name].append(pair(name))
+        if done == 1:
+            best = {n: min(once[n], *(theirs for _, theirs in pairs[n])) for n in running}
+            running = [n for n in running if best[n] <= NEAR * min(best.values())]
+    made = {name: peer_times(several, once[name]) for name, several in pairs.items()}
+    rival = min(running, key=lambda name: made[name]["ratio"])
+    last = [pair(rival) for _ in rounds(budget / 2)]
+    mine = [mine for several in (*pairs.values(), last) for mine, _ in several]
+    outcome = peer_times(last, once[rival]) | {"kronops": statistics.median(m for m, _ in last)}
+    return times(mine), made, {"fastest": rival, **outcome}
+
+
+def rounds(budget: float) -> Iterator[int]:
+    """At least `FEWEST`, then as many as the time allows."""
     end = time.perf_counter() + budget
     for done in range(MOST):
         if done >= FEWEST and time.perf_counter() > end:
-            break
-        for name in running:
-            mine = seconds(ours, calls[None])
-            pairs[name].append((mine, seconds(products[name], calls[name])))
-        if done == 0 and running:
-            quickest = min(pairs[name][0][1] for name in running)
-            running = [name for name in running if pairs[name][0][1] <= NEAR * quickest]
-    all_ours = [mine for several in pairs.values() for mine, _ in several] or [
-        seconds(ours, calls[None]) for _ in range(FEWEST)
-    ]
-    made = {name: peer_times(several, once[name]) for name, several in pairs.items()}
-    return times(all_ours), made
+            return
+        yield done
 
 
 def single_call(function: Callable[[], Any]) -> float:
-    """The shorter of two calls, unless the first took long."""
+    """The shortest of three calls, unless the first took long."""
     first = seconds(function)
-    return first if first > LONG else min(first, seconds(function))
+    return first if first > LONG else min(first, seconds(function), seconds(function))
 
 
 def times(values: Sequence[float]) -> dict[str, float]:
@@ -270,16 +293,17 @@ def identity(case: Case) -> dict[str, Any]:
     }
 
 
-def label(case: Case) -> str:
-    return f"{case.name:>12} {case.side} {case.columns:4d} {case.dtype}"
+def label(made: dict[str, Any]) -> str:
+    """The beginning of the line of a case, from what `identity` says of it."""
+    return f"{made['factors']:>12} {made['side']} {made['columns']:4d} {made['dtype']}"
 
 
-def line(case: Case, made: dict[str, Any]) -> str:
+def line(made: dict[str, Any]) -> str:
     wrong = [name for name, t in made["peers"].items() if t.get("left out") == "wrong answer"]
-    ours = made["seconds"]["median"]
-    best = made["peers"].get(made["fastest"], {"median": math.nan, "ratio": math.nan})
+    ours = made["last rounds"].get("kronops", made["seconds"]["median"])
+    theirs = made["last rounds"].get("median", math.nan)
     return (
-        f"{label(case)} {ours * 1e6:11.1f} {best['median'] * 1e6:11.1f}  {best['ratio']:6.2f}  "
+        f"{label(made)} {ours * 1e6:11.1f} {theirs * 1e6:11.1f}  {made['ratio'] or math.nan:6.2f}  "
         f"{made['fastest'] or 'no peer':22} {made['roof']:5.0%} {made['memory']:6.2f}"
         + (f"  wrong: {', '.join(wrong)}" if wrong else "")
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime
 import gc
 import itertools
+import json
 import math
 import os
 import platform
@@ -19,18 +21,22 @@ from typing import Any
 
 import numpy as np
 from peers import version
+from threads import restart_with
 
 import kronops
 
 __all__ = [
     "DISTRIBUTIONS",
+    "add_options",
     "calls_for",
     "copy_seconds",
     "environment",
     "no_collection",
     "peak_bytes",
     "peak_flops",
+    "save",
     "seconds",
+    "table",
 ]
 
 SAMPLE = 5e-3  # seconds that one measurement lasts at least
@@ -113,15 +119,43 @@ def peak_bytes(function: Callable[[], Any]) -> int:
     return peak - before
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What every benchmark can be told."""
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library")
+    parser.add_argument("--json", type=Path, help="where to write the results")
+
+
+def save(report: dict[str, Any], path: Path | None) -> None:
+    """Write the results, if they are wanted."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def table(name: str, description: str, measure: Callable[[], Iterator[dict[str, Any]]]) -> None:
+    """A script that prints rows of results as they come, and keeps them."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
+    options = parser.parse_args()
+    restart_with(options.threads)
+    report: dict[str, Any] = {"benchmark": name, **environment(("numpy", "scipy")), "rows": []}
+    print(f"{report['date']}, {report['cpu']}, {report['threads']} threads, {report['blas']}")
+    for row in measure():
+        report["rows"].append(row)
+        cells = (f"{key} {f'{v:.3g}' if isinstance(v, float) else v}" for key, v in row.items())
+        print(", ".join(cells), flush=True)
+        save(report, options.json)
+
+
 def environment(distributions: Iterable[str] = DISTRIBUTIONS) -> dict[str, Any]:
     """The date, the machine and the versions."""
     blas = np.__config__.show(mode="dicts")["Build Dependencies"]["blas"]
     return {
         "date": str(datetime.date.today()),
         "cpu": _cpu(),
-        "processors": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "processors": os.cpu_count(),
         "threads": int(os.environ.get("OMP_NUM_THREADS", "0")),
         "python": platform.python_version(),
         "blas": f"{blas['name']} {blas['version']}",

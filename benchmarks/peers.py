@@ -20,7 +20,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["PEERS", "Peer", "chain", "kronops_product"]
+__all__ = [
+    "PEERS",
+    "Peer",
+    "Product",
+    "Unsupported",
+    "chain",
+    "kronops_product",
+    "numpy_chain",
+    "version",
+]
 
 Factors = Sequence[Any]
 Product = Callable[[], Any]

@@ -1,0 +1,1 @@
+"""What asv times over the project's history: see asv.conf.json."""

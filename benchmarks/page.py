@@ -1,0 +1,198 @@
+"""Write the tables and pictures of docs/benchmarks.md from the results that are committed.
+
+    python benchmarks/page.py
+
+Of every benchmark and number of threads, the latest file in benchmarks/results counts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cases import DTYPES, SIDES
+
+__all__ = ["PAGE", "filled", "results"]
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+PICTURES = PAGE.parent / "_static"
+
+Report = dict[str, Any]
+
+
+def results() -> list[Report]:
+    """The latest reports, one for each benchmark and number of threads, fewest threads first."""
+    paths = sorted((HERE / "results").glob("*.json"))  # the date comes first in their names
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    latest = {(report["threads"], report["benchmark"]): report for report in reports}
+    return [latest[key] for key in sorted(latest)]
+
+
+def filled(reports: Sequence[Report]) -> str:
+    """The page with what lies between its marks made anew."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name, write in SECTIONS.items():
+        found = [report for report in reports if report["benchmark"] == name]
+        made = "\n\n".join(map(write, found)) if found else "No results are committed yet."
+        marked = re.compile(f"<!-- {name} -->.*<!-- end of {name} -->", re.DOTALL)
+        block = f"<!-- {name} -->\n{made}\n<!-- end of {name} -->"
+        text = marked.sub(lambda _, block=block: block, text)
+    return text
+
+
+# -- sections --------------------------------------------------------------------------------------
+
+
+def kronecker(report: Report) -> str:
+    """Where and how it was measured, the ratios, and every case in which a peer is ahead."""
+    threads = report["threads"]
+    cases = [case for case in report["cases"] if case["ratio"]]
+    speeds = [f"{d} {f / 1e9:.0f} Gflop/s" for d, f in report["gemm flops"].items()]
+    found = ", ".join(f"{name} {v}" for name, v in report["versions"].items() if v)
+    parts = [
+        f"### {counted(threads)}",
+        f"{where(report)} Large products of matrices: {', '.join(speeds)}. Versions: {found}.",
+        f"![A dot for each case: its fastest peer's time by ours](_static/ratios-{threads}.png)",
+        summary(cases),
+        grid(cases),
+        f"Where a peer stays ahead, {counted(threads)}:",
+        ahead(cases),
+    ]
+    if report["missing"]:
+        parts.append("Not installed: " + ", ".join(report["missing"]) + ".")
+    if report["left out"]:
+        names = dict.fromkeys(f"{factors} with {k}" for _, factors, k, *_ in report["left out"])
+        limit = (
+            f"Left out, for their arrays exceed {report['memory']:g} GiB in one dtype at least: "
+        )
+        parts.append(limit + "; ".join(names) + ".")
+    return "\n\n".join(parts)
+
+
+def summary(cases: Sequence[Report]) -> str:
+    """Means of the ratios by group."""
+    lines = [
+        "| group | cases | geometric mean | least | a peer ahead in |",
+        "|---|---|---|---|---|",
+    ]
+    groups = {case["group"]: [] for case in cases} | {"all": []}
+    for case in cases:
+        groups[case["group"]].append(case["ratio"])
+        groups["all"].append(case["ratio"])
+    lines += [
+        f"| {group} | {len(found)} | {statistics.geometric_mean(found):.2f} | {min(found):.2f} "
+        f"| {sum(ratio < 1 for ratio in found)} |"
+        for group, found in groups.items()
+    ]
+    return "\n".join(lines)
+
+
+def grid(cases: Sequence[Report]) -> str:
+    """A row for each set of factors and number of vectors; ratios, their peers, the roof."""
+    kinds = [(side, dtype) for dtype in DTYPES for side in SIDES]
+    heads = [f"`{side}`, {dtype}" for side, dtype in kinds]
+    lines = ["| factors | vectors | " + " | ".join(heads) + " |", "|---|---" + "|---" * 4 + "|"]
+    rows: dict[tuple[str, int], dict[tuple[str, str], str]] = {}
+    for case in cases:
+        cells = rows.setdefault((case["factors"], case["columns"]), {})
+        cells[case["side"], case["dtype"]] = (
+            f"**{case['ratio']:.2f}** {case['fastest']}, {case['roof']:.0%}"
+        )
+    lines += [
+        f"| {escaped(name)} | {columns} | {' | '.join(cells.get(k, '') for k in kinds)} |"
+        for (name, columns), cells in rows.items()
+    ]
+    return "\n".join(lines)
+
+
+def ahead(cases: Iterable[Report]) -> str:
+    """Every case in which a peer is faster, the largest loss first."""
+    behind = sorted((case for case in cases if case["ratio"] < 1), key=lambda case: case["ratio"])
+    if not behind:
+        return "Nowhere."
+    lines = ["| product | vectors | dtype | ratio | peer | its time | ours |", "|---" * 7 + "|"]
+    for case in behind:
+        last = case["last rounds"]
+        lines.append(
+            f"| {escaped(case['factors'])}, `{case['side']}` | {case['columns']} | {case['dtype']} "
+            f"| {case['ratio']:.2f} | {case['fastest']} | {time(last['median'])} "
+            f"| {time(last['kronops'])} |"
+        )
+    return "\n".join(lines)
+
+
+def rows(report: Report) -> str:
+    """The rows of a smaller benchmark, in tables of those with the same columns."""
+    parts = [f"{counted(report['threads'])}. {where(report)}"]
+    kinds: dict[tuple[str, ...], list[Report]] = {}
+    for row in report["rows"]:
+        kinds.setdefault(tuple(row), []).append(row)
+    for heads, several in kinds.items():
+        lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        lines += [
+            "| " + " | ".join(cell(key, row[key], row) for key in heads) + " |" for row in several
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def growth(report: Report) -> str:
+    return f"![Seconds by n, theory dashed](_static/growth.png)\n\n{rows(report)}"
+
+
+SECTIONS = {"kronecker": kronecker, "solvers": rows, "inverses": rows, "growth": growth}
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+
+def where(report: Report) -> str:
+    return (
+        f"Measured on {report['date']} on {report['cpu']} ({report['processors']} processors), "
+        f"Python {report['python']}, {report['blas']}."
+    )
+
+
+def counted(threads: int) -> str:
+    return f"{threads} thread" + "s" * (threads > 1)
+
+
+def cell(key: str, value: Any, row: Report) -> str:
+    """A time, unless it is a ratio, a slope or a size."""
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    plain = "ratio" in key or row.get("n") in ("slope", "theory")
+    return f"{value:.2f}" if plain else time(value)
+
+
+def time(value: float) -> str:
+    unit, factor = next(
+        (pair for pair in (("s", 1.0), ("ms", 1e3)) if value * pair[1] >= 1), ("µs", 1e6)
+    )
+    return f"{value * factor:.3g} {unit}"
+
+
+def escaped(name: str) -> str:
+    return f"`{name}`"
+
+
+def main() -> None:
+    import picture
+
+    reports = results()
+    for report in reports:
+        threads = report["threads"]
+        if report["benchmark"] == "kronecker":
+            picture.ratios(report["cases"], PICTURES / f"ratios-{threads}.png")
+        if report["benchmark"] == "growth":
+            picture.growth(report["rows"], PICTURES / "growth.png")
+    PAGE.write_text(filled(reports), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The benchmarks' cases and peers: right answers, and no gross loss against plain NumPy."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import kronecker
+import numpy as np
+import page
+import pytest
+from cases import DTYPES, SIDES, Case, all_cases
+from measuring import calls_for, no_collection, seconds
+from peers import PEERS, Peer, kronops_product, numpy_chain
+
+TINY = [((2, 3), (4, 2), (3, 5)), ((3, 3), (2, 2))]
+OURS = Peer("kronops", (), kronops_product)
+IN_NUMPY = [OURS] + [peer for peer in PEERS if peer.needs == ("numpy",)]
+
+
+def dense_product(factors, x, side):
+    matrix = functools.reduce(np.kron, [factor.astype(float) for factor in factors])
+    return matrix @ x if side == "K @ X" else x @ matrix
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [1, 4])
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("shapes", TINY, ids=str)
+@pytest.mark.parametrize("peer", IN_NUMPY, ids=lambda peer: peer.name)
+def test_answers(peer, shapes, side, columns, dtype):
+    case = Case("tiny", shapes, columns, side, dtype)
+    factors, x = case.arrays()
+    answer = peer.prepare(factors, x, side)()
+    assert kronecker.right(answer, dense_product(factors, x, side), dtype)
+
+
+def test_a_wrong_answer_is_seen():
+    case = Case("tiny", TINY[0], 1, "K @ X", "float64")
+    factors, x = case.arrays()
+    liar = Peer("liar", (), lambda *given: lambda: 1.001 * kronops_product(*given)())
+    made = kronecker.run(case, [liar, *IN_NUMPY[1:]], 0.0)
+    assert made["peers"]["liar"] == {"left out": "wrong answer"}
+    assert made["fastest"] in made["peers"] and made["ratio"] > 0
+    assert not kronecker.right(np.full(24, np.nan), dense_product(factors, x, "K @ X"), "float64")
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_numbers_of_a_case(side):
+    case = Case("tiny", TINY[0], 4, side, "float32")
+    assert case.name == "2,4,3"
+    assert case.sizes == [
+        4 * n for n in ((30, 20, 40, 24) if side == "K @ X" else (24, 36, 18, 30))
+    ]
+    assert case.bytes == 4 * (case.sizes[0] + case.sizes[-1] + 2 * max(case.sizes)) + 4096
+    factors, x = case.arrays()
+    assert x.size == case.sizes[0]
+    inner = [factor.shape[side == "K @ X"] for factor in factors]
+    assert case.flops == sum(2 * p * n for p, n in zip(inner, case.sizes[1:], strict=True))
+
+
+def test_cases_have_names_of_their_own():
+    every = list(all_cases())
+    assert len({kronecker.label(kronecker.identity(case)) for case in every}) == len(every)
+    assert {"2^20", "(8x12)^5", "20,30,40"} <= {case.name for case in every}
+
+
+def test_memory_stays_within_what_a_product_may_need():
+    for side in SIDES:
+        case = Case("middle", ((30, 30),) * 3, 16, side, "float64")
+        assert kronecker.peak_bytes(kronops_product(*case.arrays(), side)) <= 1.1 * case.allowed
+
+
+@pytest.mark.parametrize(
+    "sizes, columns", [((16, 16, 16), 16), ((8, 8, 8, 8, 8), 1), ((20, 30, 40), 1)]
+)
+def test_no_more_than_twice_the_time_of_plain_numpy(sizes, columns):
+    case = Case("middle", tuple((p, p) for p in sizes), columns, "K @ X", "float64")
+    functions = [prepare(*case.arrays(), case.side) for prepare in (kronops_product, numpy_chain)]
+    calls = [calls_for(min(seconds(function) for _ in range(3))) for function in functions]
+    ratios = []
+    for _ in range(5):  # whoever else works on this machine disturbs some attempts
+        with no_collection():
+            rounds = [[*map(seconds, functions, calls)] for _ in range(5)]
+        ours, plain = map(min, zip(*rounds, strict=True))
+        ratios.append(ours / plain)
+        if ratios[-1] <= 2:
+            return
+    pytest.fail(f"time by plain NumPy's: {ratios}")
+
+
+def test_the_page_is_written_from_the_committed_results():
+    results = page.results()
+    assert page.PAGE.read_text(encoding="utf-8") == page.filled(results)
+    for found in results:
+        assert json.loads(json.dumps(found)) == found
+        assert {"date", "cpu", "threads", "versions"} <= set(found)
