@@ -43,14 +43,14 @@ def program(plan: Plan, functions: Sequence[Operand], given: Any, dtype: Any) ->
         operands = [next(left) for _ in sweep.steps]
         parts += _sweep(sweep, operands, dtype, plan.machine, owned=bool(parts))
     if not parts:
-        return lambda x: x.reshape(-1).copy()
-    return functools.partial(_one_after_another, parts)
+        return np.copy
+    return parts[0] if len(parts) == 1 else functools.partial(_one_after_another, parts)
 
 
 def _one_after_another(functions: Sequence[Function], x: Array) -> Array:
     for function in functions:
         x = function(x)
-    return x if x.ndim == 1 else x.reshape(-1)
+    return x
 
 
 def _sweep(

@@ -186,6 +186,10 @@ class Backend:
         """The same entries in memory of their own."""
         return self.xp.asarray(array, copy=True)
 
+    def reshape(self, array: Array, shape: tuple[int, ...]) -> Array:
+        """``array`` in another shape."""
+        return self.xp.reshape(array, shape)
+
     def contiguous(self, array: Array) -> Array:
         """``array`` without gaps in memory, where the library's solvers need it so."""
         return array

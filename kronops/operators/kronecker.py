@@ -138,17 +138,15 @@ class KroneckerOperator(LinearOperator):
     # -- products ------------------------------------------------------------------------------
 
     def _matmat(self, x: Array) -> Array:
-        *batch, _, k = x.shape
-        made = self._products(x, math.prod(batch), k)
-        return self.backend.xp.reshape(made, (*batch, self.shape[0], k))
+        shape = x.shape
+        left = 1 if len(shape) == 2 else math.prod(shape[:-2])
+        made = self._products(x, left, shape[-1])
+        return self.backend.reshape(made, (*shape[:-2], self.shape[0], shape[-1]))
 
     def _apply_last(self, x: Array) -> Array:
-        if x.ndim == 1:
-            made = self._products(x, 1, 1)
-            return made if made.ndim == 1 else self.backend.xp.reshape(made, self.shape[:1])
-        *batch, _ = x.shape
+        batch = x.shape[:-1]
         made = self._products(x, math.prod(batch), 1)
-        return self.backend.xp.reshape(made, (*batch, self.shape[0]))
+        return self.backend.reshape(made, (*batch, self.shape[0]))
 
     @property
     def _products(self) -> FactorProducts:
