@@ -17,6 +17,7 @@ import pytest
 
 import kronops
 from kronops.backends import pieces
+from kronops.backends.numpy import NumpyBackend
 from kronops.backends.settings import current_settings, settings
 from kronops.scaling import dtype_exponent
 
@@ -193,6 +194,55 @@ class TestBatches:
         factors, x = [draw(8, 8) for _ in range(5)], draw(9, 8**5)
         wanted = reference([factor.T for factor in factors], x.T).T
         assert error(x @ kronops.kron(*factors), wanted) < 1e-13
+
+
+class TestEveryWay:
+    """A cache of so few bytes that small vectors are cut into pieces, batches and tiles."""
+
+    @pytest.fixture(params=((256, 64, 1), (1024, 64, 3), (1024, 4096, 3)), ids=str)
+    def small(self, request, monkeypatch):
+        cache, work, threads = request.param
+        machine = NumpyBackend.machine
+
+        def small_machine(backend, dtype, numbers):
+            return machine(backend, dtype, numbers)._replace(cache=cache, merged=8, work=work)
+
+        monkeypatch.setattr(NumpyBackend, "machine", small_machine)
+        monkeypatch.setattr(pieces, "_SMALL", 100)
+        monkeypatch.setattr(pieces, "_FEW", 4)
+        with settings(threads=threads, compiled=False):
+            yield
+
+    @pytest.mark.parametrize(
+        "shapes",
+        (
+            ((2, 2),) * 9,
+            ((8, 8), (5, 5), (7, 7), (3, 3)),
+            ((3, 8), (8, 2), (17, 5), (2, 17)),
+            ((1, 1), (40, 30), (1, 9), (20, 1)),
+        ),
+        ids=("tiny", "square", "rectangular", "ones"),
+    )
+    def test_gives_the_product(self, small, shapes):
+        dense = [draw(*shape) for shape in shapes]
+        diagonal, blocks = draw(5), [draw(2, 3), draw(4, 2)]
+        other = [
+            kronops.DiagonalOperator(diagonal),
+            kronops.IdentityOperator(3, like=diagonal),
+            kronops.block_diag(*blocks),
+        ]
+        written = [np.diag(diagonal), np.eye(3), other[-1].to_dense()]
+        for factors, matrices in (
+            (dense, dense),
+            ([*dense[:2], *other[:2], *dense[2:]], [*dense[:2], *written[:2], *dense[2:]]),
+            ([other[2], *dense[:3], other[1]], [written[2], *dense[:3], written[1]]),
+        ):
+            op = kronops.kron(*factors)
+            for batch, columns in (((), 1), ((3,), 1), ((), 6), ((2,), 17)):
+                x = draw(*batch, op.shape[1], columns)
+                given = x.copy()
+                assert error(op @ x, reference(matrices, x)) < 1e-13
+                assert np.array_equal(x, given)
 
 
 class TestMemory:
