@@ -82,7 +82,8 @@ class FactorProducts:
         machine = self.backend.machine(dtype, numbers)
         if machine.merged and not self._mergeable(machine):
             machine = machine._replace(merged=0, kernels=None)  # which merge, too
-        return plan(self.known, left, right, machine)
+        known = self._diagonals_alone() if machine.cache else self.known
+        return plan(known, left, right, machine)
 
     def _program(self, left: int, right: int, given: Any) -> Callable[[Array], Array]:
         dtype = self.backend.xp.result_type(given, self.dtype)
@@ -94,10 +95,10 @@ class FactorProducts:
         operands: list[Operand] = []
         for _, step in made.steps:
             operand = self._operand(step, dtype)
-            if step.kind == "compiled":
-                operand, scales = [rescale(operand[0], scales), *operand[1:]], []
-            elif step.kind != "operator":
-                operand, scales = rescale(operand, scales), []
+            first = operand[0] if step.kind == "compiled" else operand
+            if scales and step.kind != "operator" and self._takes_scale(first):
+                first, scales = rescale(first, scales), []
+            operand = [first, *operand[1:]] if step.kind == "compiled" else first
             operands.append(operand)
         program = self.backend.program(made, operands, given, dtype)
         return (lambda x: rescale(program(x), scales)) if scales else program
@@ -115,16 +116,33 @@ class FactorProducts:
             return arrays[0]
         return outer(arrays) if step.kind == "diagonal" else kronecker(arrays)
 
+    def _takes_scale(self, array: Array) -> bool:
+        """Whether no entry leaves the range, or loses digits, by the scale."""
+        return _reach(array) + abs(binary_exponent(self.scale)) < self.limit - 2
+
     def _mergeable(self, machine: Machine) -> bool:
         """Whether no product of entries of merged factors leaves the range, or loses digits."""
+        room = self.limit - 2
+        rates = []
         for factor in self.factors:
-            if factor._step_kind != "dense" or max(factor.shape) < 2:
+            if factor._step_kind != "dense":
                 continue
-            members = math.log(machine.merged, max(factor.shape))
-            matrix = factor._step_array()
-            if members * max(abs(exponent(matrix)), abs(smallest_exponent(matrix))) > self.limit:
-                return False
-        return True
+            if max(factor.shape) > 1:
+                members = math.log(machine.merged, max(factor.shape))
+                rates.append(members * _reach(factor._step_array()))
+            else:  # any number of them may be merged
+                room -= _reach(factor._step_array())
+        return max(rates, default=0) <= room
+
+    def _diagonals_alone(self) -> tuple[Factor, ...]:
+        """The factors; diagonals as operators if products of their entries may leave the range."""
+        diagonals = [factor for factor in self.factors if factor._step_kind == "diagonal"]
+        if sum(_reach(factor._step_array()) for factor in diagonals) <= self.limit - 2:
+            return self.known
+        return tuple(
+            factor._replace(kind="operator") if factor.kind == "diagonal" else factor
+            for factor in self.known
+        )
 
     def _balanced(self, running: int) -> list[int | Scalar]:
         """Factors and powers of two of the scale, in an order that keeps magnitudes near one.
@@ -159,3 +177,8 @@ class FactorProducts:
 
     def _eager(self) -> AbstractContextManager[Any]:
         return contextlib.nullcontext() if self.tracked else self.backend.eager()
+
+
+def _reach(array: Array) -> int:
+    """How many powers of two the magnitudes of entries, but zeros, are away from one at most."""
+    return max(exponent(array), 1 - smallest_exponent(array))

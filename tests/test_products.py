@@ -127,6 +127,31 @@ class TestRange:
         made = kronops.kron(*[factor] * 12) @ x
         assert float(made[0]) == pytest.approx(10.0 ** (huge + 2 * tiny), rel=1e-5, abs=0)
 
+    @pytest.mark.parametrize("dtype, tiny, huge", (("float64", -200, 300), ("float32", -25, 30)))
+    @pytest.mark.parametrize("count", (2, 12))
+    def test_small_entries_of_diagonals(self, dtype, tiny, huge, count):
+        factor = kronops.DiagonalOperator(np.array([1, 10.0**tiny], dtype))
+        x = np.zeros(2**count, dtype)
+        x[3] = 10.0**huge
+        made = kronops.kron(*[factor] * count) @ x
+        assert float(made[3]) == pytest.approx(10.0 ** (huge + 2 * tiny), rel=1e-5, abs=0)
+
+    @pytest.mark.parametrize("kind", (kronops.DenseOperator, kronops.DiagonalOperator))
+    @pytest.mark.parametrize("count", (1, 2, 12))
+    def test_a_small_scale_meets_a_large_vector(self, compiled, kind, count):
+        entries = np.array([1, 1e-250] if kind is kronops.DiagonalOperator else [[1, 1e-250]] * 2)
+        x = np.zeros(2**count)
+        x[1] = 1e300
+        made = kronops.KroneckerOperator([kind(entries)] * count, 1e-100) @ x
+        assert float(made[1]) == pytest.approx(1e-50, rel=1e-12, abs=0)
+
+    def test_ones_that_are_small_count_too(self, compiled):
+        ones, factor = [np.array([[1e-40]])] * 2, np.array([[1, 1e-150], [1e-150, 1]])
+        x = np.zeros(2**12)
+        x[3] = 1e300
+        made = kronops.kron(*[factor] * 10, *ones, factor, factor) @ x
+        assert float(made[0]) == pytest.approx(1e-80, rel=1e-12, abs=0)
+
     @pytest.mark.parametrize("dtype, power", (("float64", 200), ("float32", 25)))
     def test_small_factors_meet_a_large_one(self, compiled, dtype, power):
         small, large = 10.0**-power * draw(4, 4), 10.0 ** (3 * power // 2) * draw(4, 4)
