@@ -122,9 +122,9 @@ class TestRange:
     @pytest.mark.parametrize("dtype, tiny, huge", (("float64", -200, 300), ("float32", -25, 30)))
     def test_small_entries_meet_a_large_vector(self, compiled, dtype, tiny, huge):
         factor = np.array([[1, 10.0**tiny], [10.0**tiny, 1]], dtype)
-        x = np.zeros(2**12, dtype)
+        x = np.zeros(2**15, dtype)  # enough for kernels
         x[3] = 10.0**huge  # of the last two factors, which are not merged
-        made = kronops.kron(*[factor] * 12) @ x
+        made = kronops.kron(*[factor] * 15) @ x
         assert float(made[0]) == pytest.approx(10.0 ** (huge + 2 * tiny), rel=1e-5, abs=0)
 
     @pytest.mark.parametrize("dtype, tiny, huge", (("float64", -200, 300), ("float32", -25, 30)))
@@ -144,13 +144,6 @@ class TestRange:
         x[1] = 1e300
         made = kronops.KroneckerOperator([kind(entries)] * count, 1e-100) @ x
         assert float(made[1]) == pytest.approx(1e-50, rel=1e-12, abs=0)
-
-    def test_ones_that_are_small_count_too(self, compiled):
-        ones, factor = [np.array([[1e-40]])] * 2, np.array([[1, 1e-150], [1e-150, 1]])
-        x = np.zeros(2**12)
-        x[3] = 1e300
-        made = kronops.kron(*[factor] * 10, *ones, factor, factor) @ x
-        assert float(made[0]) == pytest.approx(1e-80, rel=1e-12, abs=0)
 
     @pytest.mark.parametrize("dtype, power", (("float64", 200), ("float32", 25)))
     def test_small_factors_meet_a_large_one(self, compiled, dtype, power):
