@@ -125,7 +125,7 @@ class FactorProducts:
         room = self.limit - 2
         rates = []
         for factor in self.factors:
-            if factor._step_kind != "dense":
+            if factor._step_kind != "dense" or max(factor.shape) > machine.merged:
                 continue
             if max(factor.shape) > 1:
                 members = math.log(machine.merged, max(factor.shape))
