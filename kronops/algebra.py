@@ -91,7 +91,7 @@ def transpose(op: LinearOperator) -> LinearOperator:
 def integer_power(op: LinearOperator, p: int) -> LinearOperator:
     """``op ** p`` as a product of ``|p|`` copies of the operator or its inverse."""
     if p == 0:
-        return IdentityOperator(op.shape[0], like=_like(op), domain_shape=op.domain_shape)
+        return IdentityOperator(op.shape[0], like=op._like, domain_shape=op.domain_shape)
     base = op if p > 0 else op.inverse()
     if abs(p) == 1:
         return base
@@ -126,14 +126,14 @@ def shift_kronecker(op: KroneckerOperator, scalar: Scalar) -> LinearOperator:
 
 def shift(op: LinearOperator, scalar: Scalar) -> LinearOperator:
     """``op + scalar·I`` as a sum."""
-    return add(op, scale(scalar, IdentityOperator(op.shape[0], like=_like(op))))
+    return add(op, scale(scalar, IdentityOperator(op.shape[0], like=op._like)))
 
 
 def permute_columns(op: LinearOperator, order: Array) -> LinearOperator:
     """The operator whose column ``j`` is column ``order[j]`` of ``op``."""
     if isinstance(op, DenseOperator):
         return op.with_matrix(op.backend.xp.take(op.matrix, order, axis=1))
-    return compose(op, PermutationOperator(order, _like(op)))
+    return compose(op, PermutationOperator(order, op._like))
 
 
 def dense(matrix: Array, domain_shape: Shape) -> LinearOperator:
@@ -196,10 +196,6 @@ def _product(left: Scalar, right: Scalar) -> Scalar:
     if not math.isfinite(abs(made)) or (made == 0 and left != 0 and right != 0):
         raise OverflowError(f"the scalars {left} and {right} multiply to a number out of range")
     return made
-
-
-def _like(op: LinearOperator) -> Array:
-    return op.backend.xp.zeros((0,), dtype=op.dtype, device=op.device)
 
 
 LinearOperator._algebra = sys.modules[__name__]

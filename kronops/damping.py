@@ -39,7 +39,7 @@ def damping_shares(means: Sequence[Array], value: Scalar, pi: Any) -> list[Scala
     usable = xp.all((stacked > 0) & xp.isfinite(stacked))
     logs = xp.log(xp.where(usable, stacked, xp.ones_like(stacked)))
     shares = root * xp.exp(logs - xp.mean(logs))
-    return [as_multiplier(shares[i], "a share of the damping", shares.dtype) for i in range(count)]
+    return [as_multiplier(shares[i], "a share of the damping", shares) for i in range(count)]
 
 
 def mean_eigenvalue(trace: Array, size: int) -> Array:

@@ -286,10 +286,10 @@ class LinearOperator(ABC):
     def __mul__(self, scalar: Any) -> LinearOperator:
         if isinstance(scalar, LinearOperator) or getattr(scalar, "ndim", 0) > 0:
             raise TypeError("* is for scalars alone: compose operators and apply them by @")
-        return self._algebra.scale(as_multiplier(scalar, "the scalar", self.dtype), self)
+        return self._algebra.scale(as_multiplier(scalar, "the scalar", self._like), self)
 
     def __truediv__(self, scalar: Any) -> LinearOperator:
-        divisor = as_multiplier(scalar, "the scalar", self.dtype)
+        divisor = as_multiplier(scalar, "the scalar", self._like)
         if not is_array(divisor) and abs(divisor) < 1e-308:
             raise ZeroDivisionError(f"op / {divisor}: division by zero, or nearly so")
         return self._algebra.scale(1.0 / divisor, self)
@@ -378,7 +378,7 @@ class LinearOperator(ABC):
         array([3.5, 3.5, 3.5, 3.5])
         """
         self._require_square("damped")
-        value = as_nonnegative(value, "value", self.dtype)
+        value = as_nonnegative(value, "value", self._like)
         if not is_array(value) and value == 0 and method in ("exact", "factored"):
             return self
         if method == "exact":
@@ -695,6 +695,11 @@ class LinearOperator(ABC):
         return made
 
     @property
+    def _like(self) -> Array:
+        """An array without entries of the operator's library, dtype and device."""
+        return self.backend.xp.zeros((0,), dtype=self.dtype, device=self.device)
+
+    @property
     def _square(self) -> bool:
         return self.shape[0] == self.shape[1]
 
@@ -779,7 +784,11 @@ class LinearOperator(ABC):
         )
 
     def __repr__(self) -> str:
-        parts = [f"shape={self.shape}", f"dtype={self.dtype}", f"backend={self.backend.name}"]
+        try:
+            shape = self.shape
+        except ValueError as error:  # a stack, as jax.vmap makes it
+            return f"{type(self).__name__}({error})"
+        parts = [f"shape={shape}", f"dtype={self.dtype}", f"backend={self.backend.name}"]
         inner = [c for c in tree.children(self) if isinstance(c, LinearOperator)]
         if inner:
             names = [f"{type(c).__name__}{c.shape}" for c in inner[:4]]

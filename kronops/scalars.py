@@ -49,14 +49,21 @@ def as_scalar(value: Any, name: str) -> float | complex:
     return scalar
 
 
-def as_multiplier(value: Any, name: str, dtype: Any) -> Scalar:
+def as_multiplier(value: Any, name: str, like: Array) -> Scalar:
     """``value`` as a Python scalar, or the array that it is if it is traced or differentiated.
 
-    An array is brought to the precision of ``dtype``, so that it does not promote either.
+    An array is of the library of ``like``, and brought to its precision, so that it does not
+    promote either.
     """
     if not (is_array(value) and value.ndim == 0 and _is_followed(value)):
         return as_scalar(value, name)
-    backend = backend_of(value)
+    backend, home, dtype = backend_of(value), backend_of(like), like.dtype
+    if backend is not home:
+        raise TypeError(
+            f"{name} is a traced or differentiated number of {backend.name}, the arrays are of "
+            f"{home.name}: bring the operator there (op.to_backend({backend.name!r})), or take a "
+            f"plain number"
+        )
     seen = backend.values(value)
     if seen is not None:
         as_scalar(seen, name)
@@ -65,9 +72,9 @@ def as_multiplier(value: Any, name: str, dtype: Any) -> Scalar:
     return backend.xp.astype(value, backend.real_dtype(dtype))
 
 
-def as_nonnegative(value: Any, name: str, dtype: Any = None) -> Any:
-    """``value`` as a finite Python float ≥ 0; with a ``dtype`` by way of `as_multiplier`."""
-    scalar: Any = as_scalar(value, name) if dtype is None else as_multiplier(value, name, dtype)
+def as_nonnegative(value: Any, name: str, like: Array | None = None) -> Any:
+    """``value`` as a finite Python float ≥ 0; with ``like`` by way of `as_multiplier`."""
+    scalar: Any = as_scalar(value, name) if like is None else as_multiplier(value, name, like)
     seen = backend_of(scalar).values(scalar) if is_array(scalar) else scalar
     if not is_real(scalar):
         raise TypeError(f"{name} = {scalar} is complex: a real number ≥ 0 is needed")

@@ -117,17 +117,21 @@ def put_together(kind: type, rest: _Rest, parts: Iterable[Any]) -> Any:
     return made
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Rest:
     """The names of the fields that hold arrays, and all other fields; labels are not compared."""
 
     names: tuple[str, ...]
     fields: dict[str, Any]
-    labels: dict[str, Any] = dataclasses.field(compare=False)
+    labels: dict[str, Any]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Rest) and self._key == other._key
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self._key)
 
     @functools.cached_property
-    def _hash(self) -> int:
-        return hash((self.names, repr(self.fields)))
+    def _key(self) -> tuple[tuple[str, ...], str]:
+        """In words, that tell 2.0 from 2 + 0j and 0.0 from -0.0, as what is compiled must."""
+        return self.names, repr(self.fields)

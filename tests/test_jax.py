@@ -1171,3 +1171,21 @@ def test_numpy_operators_are_pytrees_in_whatever_order_one_imports(order):
         "print(jax.jit(lambda op, x: op.solve(op @ x))(op, np.ones(4)).tolist())"
     )
     assert fresh(code, JAX_PLATFORMS="cpu") == "[1.0, 1.0, 1.0, 1.0]"
+
+
+# -- what is compiled for one operator serves no other ---------------------------------------------
+
+
+def test_a_real_and_a_complex_scale_of_one_value_are_two():
+    op, x = kron(jnp.eye(2), jnp.eye(3)), jnp.ones(6)
+    for scales in ((2.0, 2 + 0j), (2 + 0j, 2.0)):
+        product = jit(lambda op, x: op.rmatvec(x))
+        for scale in scales:
+            assert product(scale * op, x).dtype == (scale * op).rmatvec(x).dtype
+
+
+def test_a_stack_of_operators_says_that_it_is_one():
+    stack = jax.vmap(kron)(jnp.ones((2, 4, 4)), jnp.ones((2, 3, 3)))
+    assert "a stack of operators" in repr(stack)
+    with pytest.raises(ValueError, match="a stack of operators"):
+        stack @ jnp.ones(12)

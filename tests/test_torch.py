@@ -1154,3 +1154,36 @@ def test_gradients_by_what_is_claimed_are_the_same_under_vmap():
         wanted = torch.stack([gradient(m) for m in stack])
         torch.testing.assert_close(wanted, wanted.mT)
         torch.testing.assert_close(vmap(gradient)(stack), wanted)
+
+
+# -- autocast -------------------------------------------------------------------------------------
+
+
+def test_autocast_changes_nothing():
+    """Neither the dtype nor a digit of what is computed, nor what is kept for later."""
+    a, b, x, _ = (tensor.float() for tensor in inputs("definite"))
+    moments = matrix("definite", 3).float(), 0.2 * matrix("definite", 3, 1).float()
+
+    def use(op, series):
+        y = torch.cat([x, x[:3]])
+        kept = (op @ op).to_dense(), op.power(0.5) @ x, op.damped(0.1) @ x, op.solve(x)
+        return *kept, op.logdet(), x @ op, series @ y, series.inverse() @ y
+
+    def make():
+        return kron(a, b), kronops.SeriesOperator(moments, moments, 10, 1)
+
+    wanted = use(*make())
+    operators = make()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = use(*operators)
+    for found in (inside, use(*operators)):
+        for f, w in zip(found, wanted, strict=True):
+            torch.testing.assert_close(f, w, rtol=0, atol=0)
+
+
+def test_a_differentiated_number_of_another_library_is_an_error_that_names_both():
+    t = torch.tensor(0.1, dtype=REAL, requires_grad=True)
+    op = kron(np.eye(2), np.eye(3))
+    for function in (lambda: op.damped(t), lambda: op * t, lambda: op.damped(t, "factored")):
+        with pytest.raises(TypeError, match=r"number of torch, the arrays are of numpy"):
+            function()

@@ -37,6 +37,9 @@ class TorchBackend(Backend):
 
     tracks = True
 
+    def __init__(self, name: str, xp: Any) -> None:
+        super().__init__(name, _Namespace(xp))
+
     # -- values, traces, derivatives -----------------------------------------------------------
 
     def values(self, array: Array) -> Array | None:
@@ -71,6 +74,8 @@ class TorchBackend(Backend):
             return
         with (
             torch._C._DisableFuncTorch(),
+            _no_autocast("cpu"),
+            _no_autocast("cuda"),
             torch.inference_mode(False),
             forward_ad._set_fwd_grad_enabled(False),
         ):
@@ -199,6 +204,32 @@ class TorchBackend(Backend):
                 f"torch.Generator({str(device)!r}) would do"
             )
         return torch.randn(shape, generator=source, dtype=dtype, device=device), source
+
+
+class _Namespace:
+    """PyTorch's functions, with products in the precision of their arrays also in autocast."""
+
+    def __init__(self, xp: Any) -> None:
+        self._xp = xp
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._xp, name)
+
+    def matmul(self, left: Array, right: Array) -> Array:
+        """The product of matrices."""
+        with _no_autocast(left.device.type):
+            return self._xp.matmul(left, right)
+
+    def tensordot(self, left: Array, right: Array, *, axes: Any = 2) -> Array:
+        """The product along some axes."""
+        with _no_autocast(left.device.type):
+            return self._xp.tensordot(left, right, axes=axes)
+
+
+def _no_autocast(kind: str) -> contextlib.AbstractContextManager[Any]:
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return contextlib.nullcontext()
 
 
 class _Solve(torch.autograd.Function):

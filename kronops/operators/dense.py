@@ -88,6 +88,11 @@ class DenseOperator(LinearOperator):
 
     @property
     def shape(self) -> tuple[int, int]:
+        if self.matrix.ndim != 2:
+            raise ValueError(
+                f"{self.name} has shape {tuple(self.matrix.shape)}: a stack of operators, which is "
+                f"used under jax.vmap, as it was made"
+            )
         rows, columns = self.matrix.shape
         return rows, columns
 

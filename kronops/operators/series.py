@@ -109,15 +109,14 @@ class SeriesOperator(LinearOperator):
             raise ValueError(f"factor_damping = {factor_damping!r}: a pair of numbers is needed")
         d_in, d_out = factor_damping
         inputs = _as_moments(input_moments, "input_moments", check_finite)
-        dtype = inputs[0].dtype
         fields = {
             "input_moments": inputs,
             "output_moments": _as_moments(output_moments, "output_moments", check_finite),
             "timesteps": _as_timesteps(timesteps),
             "option": option,
             "factor_damping": (
-                as_nonnegative(d_in, "factor_damping[0]", dtype),
-                as_nonnegative(d_out, "factor_damping[1]", dtype),
+                as_nonnegative(d_in, "factor_damping[0]", inputs[0]),
+                as_nonnegative(d_out, "factor_damping[1]", inputs[0]),
             ),
             "signed": bool(signed),
             "layout": as_layout(layout),
