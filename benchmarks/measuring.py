@@ -107,7 +107,11 @@ def copy_seconds(count: int, threads: int, times: int = 5) -> float:
 
 
 def peak_bytes(function: Callable[[], Any]) -> int:
-    """The most memory that one call needed at a time, its result included."""
+    """The most memory that one call needed at a time, its result included.
+
+    A first one goes before, for what is kept from then on: compiled kernels, merged factors.
+    """
+    function()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
