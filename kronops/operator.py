@@ -504,6 +504,8 @@ class LinearOperator(ABC):
         """
         self._require_square("sample")
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        if any(size < 0 for size in sizes):
+            raise ValueError(f"shape = {shape}: sizes ≥ 0 are needed")
         normals = Normals(self.backend, key_or_rng, self.dtype, self.device, math.prod(sizes))
         draws = self._sample(normals) if self.shape[0] else normals.columns(0)
         if inverse:

@@ -36,6 +36,11 @@ def masked():
 
 # name: (what is done, the exception, what its message says)
 REFUSED = {
+    "draws of a negative shape": (
+        lambda: K.sample(np.random.default_rng(0), (-1,)),
+        ValueError,
+        r"shape = \(-1,\): sizes ≥ 0",
+    ),
     # factors and matrices
     "no factors": (lambda: KroneckerOperator([]), ValueError, "factors is empty: one array or op"),
     "an array for a list": (lambda: KroneckerOperator(I2), TypeError, "factors is a ndarray: a li"),
