@@ -82,8 +82,7 @@ class FactorProducts:
         machine = self.backend.machine(dtype, numbers)
         if machine.merged and not self._mergeable(machine):
             machine = machine._replace(merged=0, kernels=None)  # which merge, too
-        known = self._diagonals_alone() if machine.cache else self.known
-        return plan(known, left, right, machine)
+        return plan(self.known, left, right, machine)
 
     def _program(self, left: int, right: int, given: Any) -> Callable[[Array], Array]:
         dtype = self.backend.xp.result_type(given, self.dtype)
@@ -122,27 +121,15 @@ class FactorProducts:
 
     def _mergeable(self, machine: Machine) -> bool:
         """Whether no product of entries of merged factors leaves the range, or loses digits."""
-        room = self.limit - 2
-        rates = []
+        room, worst = self.limit - 2, 0.0
         for factor in self.factors:
-            if factor._step_kind != "dense" or max(factor.shape) > machine.merged:
-                continue
-            if max(factor.shape) > 1:
-                members = math.log(machine.merged, max(factor.shape))
-                rates.append(members * _reach(factor._step_array()))
-            else:  # any number of them may be merged
+            kind, size = factor._step_kind, max(factor.shape)
+            if kind == "diagonal" or (kind == "dense" and size == 1):  # any number may be merged
                 room -= _reach(factor._step_array())
-        return max(rates, default=0) <= room
-
-    def _diagonals_alone(self) -> tuple[Factor, ...]:
-        """The factors; diagonals as operators if products of their entries may leave the range."""
-        diagonals = [factor for factor in self.factors if factor._step_kind == "diagonal"]
-        if sum(_reach(factor._step_array()) for factor in diagonals) <= self.limit - 2:
-            return self.known
-        return tuple(
-            factor._replace(kind="operator") if factor.kind == "diagonal" else factor
-            for factor in self.known
-        )
+            elif kind == "dense" and size <= machine.merged:
+                members = math.log(machine.merged, size)
+                worst = max(worst, members * _reach(factor._step_array()))
+        return worst <= room
 
     def _balanced(self, running: int) -> list[int | Scalar]:
         """Factors and powers of two of the scale, in an order that keeps magnitudes near one.

@@ -54,7 +54,7 @@ class Machine(NamedTuple):
     near: float  # bytes per second from and to the cache
     far: float  # bytes per second from and to main memory
     cache: int  # bytes of a piece that stays in the cache; 0: whole vectors only
-    merged: int  # the largest factor that is made of several
+    merged: int  # the largest factor that is made of several; 0: diagonals are not merged either
     work: int  # multiplications in one product of matrices; more is split, 0: never
     kernels: Kernels | None = None
 
@@ -249,7 +249,7 @@ def _kinds(group: Sequence[Factor], machine: Machine) -> list[str]:
     columns = math.prod(factor.columns for factor in group)
     most = {
         "identity": rows,
-        "diagonal": machine.cache // machine.itemsize,
+        "diagonal": machine.cache // machine.itemsize if machine.merged else 0,
         "dense": machine.merged,
     }
     found = [kind] if len(group) == 1 or max(rows, columns) <= most.get(kind, 0) else []

@@ -302,14 +302,8 @@ class _Number(torch.autograd.Function):
         return sum(torch.sum(g * change) for g, change in pairs if change is not None)
 
 
-class _Gradients(torch.autograd.Function):
-    """The gradients of a `_Number`, which have no derivatives themselves."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(gradients: Gradients, *arrays: Array) -> Any:
-        return tuple(gradients(arrays))
+class _Underivable(torch.autograd.Function):
+    """A function without derivatives, which says so when they are asked for."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -324,24 +318,22 @@ class _Gradients(torch.autograd.Function):
         raise TypeError(NO_DERIVATIVE)
 
 
-class _Schur(torch.autograd.Function):
+class _Gradients(_Underivable):
+    """The gradients of a `_Number`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradients: Gradients, *arrays: Array) -> Any:
+        return tuple(gradients(arrays))
+
+
+class _Schur(_Underivable):
     """The Schur form on the host, one matrix at a time."""
 
     @staticmethod
     def forward(backend: TorchBackend, matrix: Array) -> Any:
         return Backend.schur(backend, matrix)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Nothing is kept: there is no derivative."""
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Array) -> Any:
-        raise TypeError(NO_DERIVATIVE)
-
-    @staticmethod
-    def jvp(ctx: Any, *changes: Array | None) -> Any:
-        raise TypeError(NO_DERIVATIVE)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, backend: TorchBackend, matrix: Array) -> Any:
