@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kronops import tree
 from kronops.backends.settings import current_settings
 from kronops.backends.standard import Array, Operand
+from kronops.explaining import Account
 from kronops.planning import Factor, Machine, Plan, Step, plan
 from kronops.scalars import Scalar, binary_exponent
 from kronops.scaling import (
@@ -83,6 +84,33 @@ class FactorProducts:
         if machine.merged and not self._mergeable(machine):
             machine = machine._replace(merged=0, kernels=None)  # which merge, too
         return plan(self.known, left, right, machine)
+
+    def account(self, op: LinearOperator, columns: int) -> Account:
+        """What `LinearOperator.explain` says of the product, which is ``op``'s."""
+        identity = "(A ⊗ B) vec(X) = vec(A X Bᵀ), factor after factor"
+        if not all(self.shape):
+            return Account(op, identity)
+        if not self.moderate:
+            order = [item for item in self._balanced(0) if isinstance(item, int)]
+            identity += ", in the order that keeps magnitudes in range"
+            return Account(op, identity, parts=self._accounts(order, columns))
+        made = self.plan(1, columns, self.dtype)
+        details = str(made).splitlines()
+        if made.workspace:
+            details.append(f"two workspaces of {made.workspace} numbers")
+        operators = [step.start for _, step in made.steps if step.kind == "operator"]
+        parts = self._accounts(operators, columns)
+        return Account(op, identity, made.flops, made.moved, parts=parts, details=details)
+
+    def _accounts(self, order: list[int], columns: int) -> list[Account]:
+        """Those of some factors, in the order in which they are applied."""
+        sizes = [factor.columns for factor in self.known]
+        made = []
+        for index in order:
+            around = math.prod(sizes) // sizes[index]
+            made.append(self.factors[index]._account("multiply", around * columns))
+            sizes[index] = self.known[index].rows
+        return made
 
     def _program(self, left: int, right: int, given: Any) -> Callable[[Array], Array]:
         dtype = self.backend.xp.result_type(given, self.dtype)

@@ -144,8 +144,17 @@ class Plan:
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions."""
+        """Multiplications and additions; those of operators are their own."""
         return sum(_work(step) * sweep.before * sweep.after for sweep, step in self.steps)
+
+    @property
+    def moved(self) -> int:
+        """The numbers that sweeps read and write; those of operators are their own."""
+        return sum(
+            (sweep.rows + sweep.columns) * sweep.before * sweep.after
+            for sweep in self.sweeps
+            if sweep.steps[0].kind != "operator"
+        )
 
     @property
     def workspace(self) -> int:
@@ -385,7 +394,7 @@ def _rate(moved: int, machine: Machine) -> float:
 def _work(step: Step) -> int:
     """Flops for one of ``before`` and one of ``after``."""
     if step.kind != "compiled":
-        each = 2 * step.columns - 1 if step.kind == "dense" else 1
+        each = {"dense": 2 * step.columns - 1, "diagonal": 1}.get(step.kind, 0)
         return step.left * step.rows * step.right * each
     total, before, after = 0, step.columns, 1
     for rows, columns in reversed(step.shapes):

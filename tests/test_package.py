@@ -30,6 +30,7 @@ FLOORS = (
     ("kronops.backends",),
     (
         "kronops.checks",
+        "kronops.explaining",
         "kronops.normals",
         "kronops.scalars",
         "kronops.scaling",

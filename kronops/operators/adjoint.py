@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from kronops.backends.standard import Array
+from kronops.explaining import Account
 from kronops.operator import LinearOperator
 from kronops.vectors import Shape
 
@@ -33,6 +34,11 @@ class _Flipped(LinearOperator):
     @property
     def hermitian(self) -> bool:
         return self.base.hermitian
+
+    def _account(self, operation: str, columns: int) -> Account:
+        if operation != "logdet":
+            return super()._account(operation, columns)
+        return Account(self, "that of A", parts=[self.base._account(operation, columns)])
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -93,6 +99,12 @@ class TransposedOperator(_Flipped):
 
     def _slogdet(self) -> tuple[Array, Array]:
         return self.base._slogdet()
+
+    def _account(self, operation: str, columns: int) -> Account:
+        if operation != "multiply":
+            return super()._account(operation, columns)
+        product = self.base.H._account(operation, columns)
+        return Account(self, "Aᵀ x = conj(Aᴴ conj(x))", parts=[product])
 
     def _conj(self, x: Array) -> Array:
         if self.backend.kind(x.dtype) == "complex floating":

@@ -9,6 +9,7 @@ from typing import Any
 from kronops.backends import is_array
 from kronops.backends.standard import Array
 from kronops.columns import scaled_norm
+from kronops.explaining import Account, default_account
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
@@ -194,6 +195,17 @@ class BlockDiagonalOperator(LinearOperator):
         return values, BlockDiagonalOperator(self._collect([basis for _, basis in pairs]))
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _children(self) -> dict[str, LinearOperator]:
+        names = self.names or range(len(self.operators))
+        return {f"blocks[{n!r}]": block for n, block in zip(names, self.operators, strict=True)}
+
+    def _account(self, operation: str, columns: int) -> Account:
+        if operation != "multiply" and not self._square_blocks:
+            return default_account(self, operation, columns, own=False)
+        parts = [block._account(operation, columns) for block in self.operators]
+        words = "the sum over the blocks" if operation == "logdet" else "block by block"
+        return Account(self, words, parts=parts)
 
     @property
     def _square_blocks(self) -> bool:

@@ -14,6 +14,7 @@ from kronops.caching import cached
 from kronops.checks import as_matrix, hermitian_to_rounding, is_hermitian
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
+from kronops.explaining import Account, dense_account
 from kronops.factorisation import AdjointFactorisation, Factorisation, factorise
 from kronops.operator import LinearOperator
 from kronops.scalars import Scalar, is_real
@@ -220,6 +221,18 @@ class DenseOperator(LinearOperator):
             return self._cholesky()
         except LinAlgError:
             return self.sqrt()  # semidefinite, or an error that says what is wrong
+
+    def _account(self, operation: str, columns: int) -> Account:
+        m, n = self.shape
+        if operation == "multiply":
+            return Account(self, "A x", m * (2 * n - 1) * columns, m * n + (m + n) * columns)
+        general = not self.hermitian and self.backend.values(self.matrix) is not None
+        if general and operation == "eigh":
+            return Account(self, "refused, for A is not Hermitian")
+        definite = False if general else (self.assume == "positive definite" or None)
+        if "_factorisation" in self.__dict__:
+            definite = self._factorisation.definite
+        return dense_account(self, operation, columns, definite)
 
     # -- cheaper than the defaults -------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.checks import as_inexact, check_finite_values
 from kronops.columns import scaled_norm
+from kronops.explaining import Account
 from kronops.operator import LinearOperator
 from kronops.operators.identity import IdentityOperator
 from kronops.operators.scaled import identity_multiple
@@ -169,6 +170,18 @@ class DiagonalOperator(LinearOperator):
         if isinstance(other, DiagonalOperator):
             return self._combined(other, self._flat * other._flat)
         return None
+
+    def _account(self, operation: str, columns: int) -> Account:
+        identities = {
+            "multiply": "d x",
+            "multiply_inverse": "x / d",
+            "logdet": "the sum of log |d|",
+            "eigh": "I diag(d) I",
+        }
+        n = self.shape[0]
+        if operation == "eigh":
+            return Account(self, identities[operation])
+        return Account(self, identities[operation], n * columns, n * (1 + 2 * columns))
 
     # 4. Private: what the methods above share.
     @property

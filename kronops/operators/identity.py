@@ -9,6 +9,7 @@ from typing import Any
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.checks import as_inexact
+from kronops.explaining import Account
 from kronops.operator import LinearOperator
 from kronops.vectors import Shape, size_of
 
@@ -106,6 +107,11 @@ class IdentityOperator(LinearOperator):
 
     def _eigenbasis(self) -> tuple[Array, LinearOperator]:
         return self.backend.xp.abs(self._diagonal()), self
+
+    def _account(self, operation: str, columns: int) -> Account:
+        identities = {"multiply": "I x = x", "multiply_inverse": "I⁻¹ = I", "logdet": "0"}
+        moved = 2 * self.n * columns if operation.startswith("multiply") else 0
+        return Account(self, identities.get(operation, "I = I I Iᴴ"), numbers=moved)
 
     def _number(self, value: float) -> Array:
         return self.backend.xp.asarray(value, dtype=self.dtype, device=self.device)

@@ -7,6 +7,7 @@ import dataclasses
 from kronops import spectrum, tree
 from kronops.backends.standard import Array
 from kronops.errors import LinAlgError
+from kronops.explaining import Account
 from kronops.linear_system import solve
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
@@ -83,6 +84,16 @@ class InverseOperator(LinearOperator):
     def _eigenbasis(self) -> tuple[Array, LinearOperator]:
         values, basis = self.base._eigenbasis()
         return spectrum.reciprocal(values, "the operator"), basis
+
+    def _account(self, operation: str, columns: int) -> Account:
+        identities = {
+            "multiply": ("A⁻¹ x, a solve", "multiply_inverse"),
+            "multiply_inverse": ("(A⁻¹)⁻¹ = A", "multiply"),
+            "logdet": ("log |A⁻¹| = -log |A|", "logdet"),
+            "eigh": ("A⁻¹ has the eigenvectors of A", "eigh"),
+        }
+        identity, of_base = identities[operation]
+        return Account(self, identity, parts=[self.base._account(of_base, columns)])
 
     def _power(self, p: float) -> LinearOperator:
         return self.base.power(-p)

@@ -14,6 +14,7 @@ from kronops.caching import cached
 from kronops.checks import is_complex
 from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError
+from kronops.explaining import Account, default_account
 from kronops.factor_products import FactorProducts
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
@@ -338,6 +339,27 @@ class KroneckerOperator(LinearOperator):
         factors = list(self.factors)
         factors[different[0]] = self.scale * a + other.scale * b
         return self._with(factors, 1.0)
+
+    def _account(self, operation: str, columns: int) -> Account:
+        if operation == "multiply":
+            return self._products.account(self, columns)
+        identities = {
+            "multiply_inverse": "(A ⊗ B)⁻¹ = A⁻¹ ⊗ B⁻¹",
+            "logdet": "log |A ⊗ B| = n_B log |A| + n_A log |B|",
+            "eigh": "the products of the factors' eigenvalues, and A ⊗ B of their eigenvectors",
+        }
+        if not self._square_factors:
+            if operation == "eigh":
+                return default_account(self, operation, columns, own=False)
+            return Account(self, "singular: not all factors are square")
+        n = self.shape[0]
+        vectors = n * columns if operation == "multiply_inverse" else 0
+        parts = [
+            factor._account(operation, vectors // max(factor.shape[0], 1) or 1)
+            for factor in self.factors
+        ]
+        values = n if operation == "eigh" else 0
+        return Account(self, identities[operation], values, values, parts=parts)
 
     # -- inside --------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from kronops.caching import cached
 from kronops.checks import as_inexact, check_finite_values, epsilon, is_complex
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
+from kronops.explaining import Account
 from kronops.linear_system import solve
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
@@ -285,6 +286,23 @@ class KroneckerEigenOperator(LinearOperator):
         if isinstance(other, KroneckerEigenOperator) and self._same_basis(other):
             return self._with(self.eigenvalues * other.eigenvalues)
         return None
+
+    def _account(self, operation: str, columns: int) -> Account:
+        n = self.shape[0]
+        if self.inverted and operation.startswith("multiply"):
+            other = "multiply" if operation == "multiply_inverse" else "multiply_inverse"
+            account = self.inverse()._account(other, columns)
+            return Account(self, "by the operator that is inverted", parts=[account])
+        if operation == "multiply" and self.definition is not None:
+            sum_ = self.definition._account(operation, columns)
+            return Account(self, "(A ⊗ B + c I) x, as it is defined", parts=[sum_])
+        once = [self.base._account("eigh", 1)] if self.base is not None else []
+        if operation in ("logdet", "eigh"):
+            words = {"logdet": "the sum of log |λ|", "eigh": "Q diag(λ) Qᴴ"}[operation]
+            return Account(self, words, n, n, parts=once)
+        words = "Q diag(λ) Qᴴ x" if operation == "multiply" else "Q diag(1 / λ) Qᴴ x"
+        rotations = [self._definition._account("multiply", columns)] * 2  # Q is of these shapes
+        return Account(self, words, n * columns, n, parts=[*once, *rotations])
 
     # -- inside --------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import dataclasses
 
 from kronops.backends.standard import Array
 from kronops.caching import cached
+from kronops.explaining import Account
 from kronops.operator import LinearOperator
 
 __all__ = ["PermutationOperator"]
@@ -45,6 +46,11 @@ class PermutationOperator(LinearOperator):
 
     def _inverse(self) -> LinearOperator:
         return self.H
+
+    def _account(self, operation: str, columns: int) -> Account:
+        if not operation.startswith("multiply"):
+            return super()._account(operation, columns)
+        return Account(self, "coordinates reordered", numbers=2 * self.shape[0] * columns)
 
     @cached
     def _inverse_order(self) -> Array:

@@ -7,6 +7,7 @@ import functools
 import operator
 
 from kronops.backends.standard import Array
+from kronops.explaining import Account, default_account
 from kronops.operator import LinearOperator, common_shape
 from kronops.vectors import Shape
 
@@ -87,6 +88,18 @@ class ProductOperator(LinearOperator):
 
     def _exponent(self) -> int:
         return sum(factor._exponent() for factor in self.factors)
+
+    def _account(self, operation: str, columns: int) -> Account:
+        identities = {
+            "multiply": "(A B) x = A (B x)",
+            "multiply_inverse": "(A B)⁻¹ = B⁻¹ A⁻¹",
+            "logdet": "log |A B| = log |A| + log |B|",
+        }
+        closed = operation == "multiply" or self._square_throughout
+        if not closed or operation not in identities:
+            return default_account(self, operation, columns, own=False)
+        parts = [factor._account(operation, columns) for factor in self.factors]
+        return Account(self, identities[operation], parts=parts)
 
     @property
     def _square_throughout(self) -> bool:

@@ -10,6 +10,7 @@ from kronops.backends import is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.errors import LinAlgError
+from kronops.explaining import Account
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
 from kronops.operators.identity import IdentityOperator
@@ -145,6 +146,17 @@ class ScaledOperator(LinearOperator):
         if plain and (self._is_zero or not math.isfinite(abs(scalar / self.scalar))):
             return super()._shifted(scalar)
         return self.base._shifted(scalar / self.scalar) * self.scalar
+
+    def _account(self, operation: str, columns: int) -> Account:
+        identities = {
+            "multiply": "(c A) x = c (A x)",
+            "multiply_inverse": "(c A)⁻¹ = A⁻¹ / c",
+            "logdet": "log |c A| = log |A| + n log |c|",
+            "eigh": "c A has the eigenvectors of A",
+        }
+        flops = self.shape[0] * columns if operation != "logdet" else 0
+        parts = [self.base._account(operation, columns)]
+        return Account(self, identities[operation], flops, parts=parts)
 
     @property
     def _is_zero(self) -> bool:

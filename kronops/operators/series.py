@@ -13,6 +13,7 @@ from kronops.caching import cached
 from kronops.checks import as_matrix, epsilon, is_hermitian
 from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError, LinAlgWarning, warn
+from kronops.explaining import Account
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.diagonal import DiagonalOperator
@@ -303,6 +304,28 @@ class SeriesOperator(LinearOperator):
         xp, c = self.backend.xp, self._congruence
         squares = _Pair(xp.abs(c.forward.a) ** 2, xp.abs(c.forward.g) ** 2)
         return xp.astype(xp.reshape(squares.apply(c.f), (-1,)), self.dtype, copy=False)
+
+    def _account(self, operation: str, columns: int) -> Account:
+        n, (p, q) = self.shape[0], self.domain_shape
+        once, pair = 30 * (p**3 + q**3), 2 * n * (p + q) * columns  # a pair: a V gᵀ
+        words = {
+            ("multiply", 1): ("M_A [(M_Aᵀ V M_G) f_T] M_Gᵀ", 2 * pair),
+            ("multiply_inverse", 1): ("L_A [(L_Aᵀ V L_G) / f_T] L_Gᵀ", 2 * pair),
+            ("multiply", 2): (
+                "T S (I - Φᵀ)⁻¹ (I - ΦᵀΦ) (I - Φ)⁻¹ S V, with Stein equations by doubling",
+                math.nan,  # the doublings are as many as correlations need to decay
+            ),
+            ("multiply_inverse", 2): (
+                "the inverse of T S (I - Φᵀ)⁻¹ (I - ΦᵀΦ) (I - Φ)⁻¹ S, in singular bases",
+                4 * pair,
+            ),
+        }
+        if operation == "logdet":
+            return Account(self, "the sum over the factors of the product", n, n, once)
+        if operation == "eigh":
+            return super()._account(operation, columns)
+        identity, flops = words[operation, self.option]
+        return Account(self, identity, flops, 2 * n * columns, once)
 
     def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
         sides = zip((self.input_moments, self.output_moments), self.factor_damping, strict=True)

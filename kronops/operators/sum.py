@@ -10,6 +10,7 @@ from typing import Any
 from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.errors import LinAlgError
+from kronops.explaining import Account, default_account
 from kronops.normals import Normals
 from kronops.operator import LinearOperator, common_shape
 from kronops.operators.scaled import identity_multiple
@@ -94,15 +95,29 @@ class SumOperator(LinearOperator):
         return self._total([term._to_dense() for term in self.terms])
 
     @cached
-    def _densified(self) -> Any:
-        """The closed form of ``op + c·I`` where there is one, else the dense matrix."""
+    def _closed(self) -> LinearOperator | None:
+        """``op + c·I`` in closed form, where there is one."""
         if len(self.terms) == 2:
             for term, other in (self.terms, self.terms[::-1]):
                 multiple = identity_multiple(other)
                 closed = self if multiple is None else term._shifted(multiple)
                 if not isinstance(closed, SumOperator):
                     return closed
-        return LinearOperator._densified.function(self)
+        return None
+
+    @cached
+    def _densified(self) -> Any:
+        return self._closed or LinearOperator._densified.function(self)
+
+    def _account(self, operation: str, columns: int) -> Account:
+        if operation == "multiply":
+            parts = [term._account(operation, columns) for term in self.terms]
+            flops = self.shape[0] * (len(parts) - 1) * columns
+            return Account(self, "(A + B) x = A x + B x", flops, parts=parts)
+        if self._closed is None:
+            return default_account(self, operation, columns, own=False)
+        closed = self._closed._account(operation, columns)
+        return Account(self, "the closed form of A + c I", parts=[closed])
 
     def _inverse(self) -> LinearOperator:
         return self._densified.inverse()
