@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +49,6 @@ class FactorProducts:
         self.scale: Scalar = op.scale
         self.backend, self.dtype, self.device = op.backend, op.dtype, op.device
         self.shape, self.tracked = op.shape, op._tracked
-        self.known = tuple(
-            Factor(factor.shape[0], factor.shape[1], factor._step_kind) for factor in self.factors
-        )
         self.limit = dtype_exponent(next(tree.leaves(op)))
         with self._eager():
             exponents = [factor._exponent() for factor in self.factors]
@@ -61,6 +59,12 @@ class FactorProducts:
         self.moderate = 3 * spread <= self.limit
         self.surely_moderate = self.moderate and not hidden
         self._programs: dict[Any, Callable[[Array], Array]] = {}
+
+    @functools.cached_property
+    def known(self) -> tuple[Factor, ...]:
+        """What plans know of the factors."""
+        with self._eager():
+            return tuple(Factor(*factor.shape, factor._step_kind) for factor in self.factors)
 
     def __call__(self, x: Array, left: int, right: int) -> Array:
         """The product, of some shape, in fresh memory."""
@@ -91,31 +95,34 @@ class FactorProducts:
         if not all(self.shape):
             return Account(op, identity)
         if not self.moderate:
-            order = [item for item in self._balanced(0) if isinstance(item, int)]
             identity += ", in the order that keeps magnitudes in range"
-            return Account(op, identity, parts=self._accounts(order, columns))
+            return Account(op, identity, parts=self._accounts(self._balanced(0), columns))
+        if not all(factor._step_kind_is_known for factor in self.factors):
+            return Account(op, identity, parts=self._accounts(self._shrinking_first(), columns))
         made = self.plan(1, columns, self.dtype)
         details = str(made).splitlines()
         if made.workspace:
             details.append(f"two workspaces of {made.workspace} numbers")
+        operators: list[int | Scalar]
         operators = [step.start for _, step in made.steps if step.kind == "operator"]
         parts = self._accounts(operators, columns)
         return Account(op, identity, made.flops, made.moved, parts=parts, details=details)
 
-    def _accounts(self, order: list[int], columns: int) -> list[Account]:
+    def _accounts(self, order: Sequence[int | Scalar], columns: int) -> list[Account]:
         """Those of some factors, in the order in which they are applied."""
-        sizes = [factor.columns for factor in self.known]
+        sizes = [factor.shape[1] for factor in self.factors]
         made = []
         for index in order:
-            around = math.prod(sizes) // sizes[index]
-            made.append(self.factors[index]._account("multiply", around * columns))
-            sizes[index] = self.known[index].rows
+            if isinstance(index, int):
+                around = math.prod(sizes) // sizes[index]
+                made.append(self.factors[index]._account("multiply", around * columns))
+                sizes[index] = self.factors[index].shape[0]
         return made
 
     def _program(self, left: int, right: int, given: Any) -> Callable[[Array], Array]:
         dtype = self.backend.xp.result_type(given, self.dtype)
-        size = left * math.prod(factor.rows for factor in self.known) * right
-        if not left * math.prod(factor.columns for factor in self.known) * right * size:
+        size = left * self.shape[0] * right
+        if not left * self.shape[1] * right * size:
             return lambda x: self.backend.xp.zeros((size,), dtype=dtype, device=self.device)
         made = self.plan(left, right, dtype)
         scales = split(self.scale, 0, self.limit)
@@ -174,20 +181,20 @@ class FactorProducts:
 
     def _shrinking_first(self) -> list[int | Scalar]:
         """Factors, those that shrink first, then the scale: for compilers of Python."""
-        sizes = [1 / max(p, 1) - 1 / max(q, 1) for q, p, _ in self.known]
-        order = sorted(range(len(sizes)), key=lambda index: sizes[index])
+        shrinkage = [1 / max(p, 1) - 1 / max(q, 1) for q, p in (f.shape for f in self.factors)]
+        order = sorted(range(len(shrinkage)), key=lambda index: shrinkage[index])
         return [*order, *split(self.scale, 0, self.limit)]
 
     def _in_order(self, order: list[int | Scalar], x: Array, left: int, right: int) -> Array:
         """``x`` times factors, by index, and scalars."""
-        sizes = [factor.columns for factor in self.known]
+        sizes = [factor.shape[1] for factor in self.factors]
         for item in order:
             if not isinstance(item, int):
                 x = rescale(x, [item])
                 continue
             view = left * math.prod(sizes[:item]), sizes[item], math.prod(sizes[item + 1 :]) * right
             x = self.backend.apply_operator(self.factors[item], x, view)
-            sizes[item] = self.known[item].rows
+            sizes[item] = self.factors[item].shape[0]
         return x
 
     def _eager(self) -> AbstractContextManager[Any]:

@@ -16,7 +16,7 @@ from kronops.backends.standard import Array, Backend
 from kronops.checks import epsilon, is_complex
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 
-__all__ = ["AdjointFactorisation", "Factorisation", "factorise", "singular"]
+__all__ = ["AdjointFactorisation", "Factorisation", "factorise", "one_norm", "singular"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,17 @@ class Factorisation:
         xp = self.backend.xp
         dtype = xp.result_type(self.scaled.dtype, b.dtype)
         return xp.astype(solved, dtype, copy=False) * after[:, None]
+
+    def inverse(self) -> Array:
+        """The inverse's matrix."""
+        if self.definite:
+            scaled = self.backend.cholesky_inverse(self.factors)
+        else:
+            xp, device = self.backend.xp, self.backend.device(self.scaled)
+            identity = xp.eye(self.scaled.shape[0], dtype=self.scaled.dtype, device=device)
+            scaled = self.backend.lu_solve(self.factors, identity)
+        made = scaled * self.columns[:, None] * self.rows
+        return self.backend.xp.astype(made, self.scaled.dtype, copy=False)
 
     def adjoint(self) -> AdjointFactorisation:
         """For systems with the adjoint."""
@@ -69,13 +80,13 @@ class Factorisation:
             return
         eps = epsilon(self.scaled)
         try:
-            condition = _one_norm(self.scaled) * self._inverse_norm(self._solve_scaled)
+            condition = one_norm(self.scaled) * self._inverse_norm(self._solve_scaled)
         except LinAlgError:  # a library without LU notices only now
             condition = math.inf
         if refuse and condition > 4.0 / eps:
             raise LinAlgError(singular(what))
         if condition <= 0.1 / eps:
-            condition = _one_norm(matrix) * self._inverse_norm(self.solve)
+            condition = one_norm(matrix) * self._inverse_norm(self.solve)
         if condition > 0.1 / eps:
             warn(
                 f"{what} has condition number {condition:.1e}: "
@@ -123,6 +134,10 @@ class AdjointFactorisation:
     def adjoint(self) -> Factorisation:
         """That of the matrix."""
         return self.base
+
+    def inverse(self) -> Array:
+        """The inverse's matrix."""
+        return self.base.backend.adjoint(self.base.inverse())
 
 
 def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Factorisation:
@@ -211,6 +226,7 @@ def _power_of_two(xp: Any, magnitude: Array) -> Array:
     return 2.0 ** xp.clip(-xp.round(xp.log2(unit)), -limit, limit)
 
 
-def _one_norm(matrix: Array) -> float:
+def one_norm(matrix: Array) -> float:
+    """The largest sum of the magnitudes of a column."""
     xp = backend_of(matrix).xp
     return float(xp.max(xp.sum(xp.abs(matrix), axis=0)))

@@ -610,6 +610,7 @@ class LinearOperator(ABC):
         return transpose(self._matmat(transpose(x)))
 
     _step_kind: ClassVar[str] = "operator"  # as a Kronecker factor: see kronops.planning.Factor
+    _step_kind_is_known: ClassVar[bool] = True  # without a computation
 
     def _step_array(self) -> Array:
         """As a Kronecker factor, the matrix ("dense") or the flat diagonal ("diagonal")."""

@@ -135,6 +135,17 @@ class NumpyBackend(Backend):
         x, _ = potrs(lower, b, lower=True)
         return np.asarray(x, dtype=b.dtype)
 
+    def cholesky_inverse(self, lower: Array) -> Array:
+        """LAPACK's ``potri``, which fills one triangle."""
+        if not lower.size:
+            return lower
+        (potri,) = get_lapack_funcs(("potri",), dtype=self._lapack_dtype(lower))
+        triangle, _ = potri(lower, lower=True)
+        # Its strict upper triangle is that of ``lower``: zeros.
+        inverse = triangle + triangle.conj().T
+        np.fill_diagonal(inverse, np.diagonal(triangle))
+        return np.ascontiguousarray(inverse)
+
     def lu(self, matrix: Array) -> Any:
         """LAPACK's ``getrf``."""
         if not matrix.size:

@@ -28,6 +28,7 @@ _PAGE = 4096  # bytes: places a multiple of it apart collide in the first cache
 _ALONE = 2**16  # numbers that are not worth a thread
 _SMALL = 10**6  # multiplications up to which OpenBLAS has kernels that copy nothing
 _FEW = 128  # columns below which copying a large matrix costs more than copying the columns
+_SHARED = 10**7  # multiplications by a few columns that are worth threads
 _WIDE = 512  # columns of tiles below which rows far apart collide in the cache
 
 
@@ -87,8 +88,8 @@ def _cast(operand: Operand, dtype: Any) -> Operand:
 
 def _alone(sweep: Sweep, step: Step, operand: Array, machine: Machine, small: bool) -> Function:
     left, right = sweep.before * step.left, step.right * sweep.after
-    if _is_better_gathered(step, left, right):
-        return functools.partial(_gathered, operand, left, right)
+    if _has_few_columns(step, left, right):
+        return functools.partial(_gathered, np.ascontiguousarray(operand), left, right)
     multiply = _multiplication(step, operand, left, right, machine)
     batch = multiply.batch
     if not multiply.swapped and (small or batch == ()):
@@ -114,23 +115,37 @@ def _plain(multiply: _Multiplication) -> Function:
     return lambda x: function(operand, x.reshape(shape))
 
 
-def _is_better_gathered(step: Step, left: int, right: int) -> bool:
-    """Whether BLAS would copy the same large matrix again for each few columns."""
-    work = step.rows * step.columns * right
-    return step.kind == "dense" and left > 1 and 1 < right <= _FEW and work > _SMALL
+def _has_few_columns(step: Step, left: int, right: int) -> bool:
+    """Whether BLAS would copy a large matrix for a few columns, or again for each few."""
+    columns, few = (left, _FEW // 2) if right == 1 else (right, _FEW)
+    work = step.rows * step.columns * columns
+    return step.kind == "dense" and 1 < columns <= few and work > _SMALL
 
 
 def _gathered(matrix: Array, left: int, right: int, x: Array) -> Array:
     """The columns of many slices side by side, multiplied at once."""
     rows, columns = matrix.shape
     x = x.reshape(left, columns, right)
+    if left == 1:
+        return _tall(matrix, x[0])
     made = np.empty((left, rows, right), matrix.dtype)
     some = max(1, 4 * _FEW // right)
     for start in range(0, left, some):
         slices = x[start : start + some].swapaxes(0, 1)
-        product = np.matmul(matrix, slices.reshape(columns, -1))
+        product = _tall(matrix, slices.reshape(columns, -1))
         made[start : start + some] = product.reshape(rows, -1, right).swapaxes(0, 1)
     return made
+
+
+def _tall(matrix: Array, x: Array) -> Array:
+    """``matrix @ x``, by so few rows at a time that BLAS need not copy the matrix."""
+    rows, columns = matrix.shape
+    tile = _divisor(rows, _SMALL // (columns * x.shape[1]), least=8)
+    tiles = matrix.reshape(rows // tile, tile, columns)
+    made = np.empty((rows // tile, tile, x.shape[1]), matrix.dtype)
+    threads = current_settings().threads if tile < rows and made.size * columns > _SHARED else 1
+    _share(lambda part: np.matmul(tiles[part], x, out=made[part]), _parts((len(tiles),), threads))
+    return made.reshape(rows, -1)
 
 
 class _Kernel:
@@ -387,6 +402,6 @@ def _compiled(
 
 
 @functools.lru_cache(maxsize=1024)
-def _divisor(size: int, most: int) -> int:
-    """The largest divisor of ``size`` up to ``most``; ``size`` itself if that is small."""
-    return next((d for d in range(min(most, size), 15, -1) if size % d == 0), size)
+def _divisor(size: int, most: int, least: int = 16) -> int:
+    """The largest divisor of ``size`` between the bounds; ``size`` itself if there is none."""
+    return next((d for d in range(min(most, size), least - 1, -1) if size % d == 0), size)

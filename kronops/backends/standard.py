@@ -244,6 +244,11 @@ class Backend:
         half = self.solve_triangular(lower, b, lower=True)
         return self.solve_triangular(lower, half, lower=True, adjoint=True)
 
+    def cholesky_inverse(self, lower: Array) -> Array:
+        """``(L Lᴴ)⁻¹``."""
+        identity = self.xp.eye(lower.shape[0], dtype=lower.dtype, device=self.device(lower))
+        return self.cholesky_solve(lower, identity)
+
     def lu(self, matrix: Array) -> Any:
         """What `lu_solve` and `lu_slogdet` need. The standard has no LU: here, the matrix."""
         return matrix

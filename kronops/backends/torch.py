@@ -148,6 +148,10 @@ class TorchBackend(Backend):
         lower, b = self.promote(lower, b)
         return torch.cholesky_solve(b, lower)
 
+    def cholesky_inverse(self, lower: Array) -> Array:
+        """``torch.cholesky_inverse``."""
+        return torch.cholesky_inverse(lower)
+
     def lu(self, matrix: Array) -> Any:
         """``lu_factor_ex``."""
         factors, pivots, info = torch.linalg.lu_factor_ex(self.wide(matrix))

@@ -6,6 +6,7 @@ import dataclasses
 
 from kronops import spectrum, tree
 from kronops.backends.standard import Array
+from kronops.caching import cached
 from kronops.errors import LinAlgError
 from kronops.explaining import Account
 from kronops.linear_system import solve
@@ -58,6 +59,24 @@ class InverseOperator(LinearOperator):
 
     def _matmat(self, x: Array) -> Array:
         return solve(self.base, x)
+
+    # As a Kronecker factor it is a matrix, where that is as good: then products are planned. It is
+    # factorised to know; until then it is an operator to those who only want to know.
+
+    @property
+    def _step_kind(self) -> str:  # type: ignore[override]
+        return "operator" if self._matrix is None else "dense"
+
+    @property
+    def _step_kind_is_known(self) -> bool:  # type: ignore[override]
+        return "_matrix" in self.__dict__
+
+    def _step_array(self) -> Array:
+        return super()._step_array() if self._matrix is None else self._matrix
+
+    @cached
+    def _matrix(self) -> Array | None:
+        return self.base.written_inverse if isinstance(self.base, DenseOperator) else None
 
     def _adjoint(self) -> LinearOperator:
         return self if self.base.hermitian else self.base.H.inverse()

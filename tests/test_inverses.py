@@ -1,0 +1,91 @@
+"""Inverses as Kronecker factors: written out where that is as good as solves, else solves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from libraries import LIBRARIES
+
+import kronops
+
+EPS = np.finfo(np.float64).eps
+
+
+def with_condition(n, condition, rng, definite=True):
+    """Eigenvalues (or singular values) from 1 to 1 / condition, and the vectors of the first."""
+    q, p = (np.linalg.qr(rng.standard_normal((n, n)))[0] for _ in range(2))
+    values = np.geomspace(1, 1 / condition, n)
+    if not definite:
+        return (q * values) @ p.T, q
+    made = (q * values) @ q.T
+    return (made + made.T) / 2, q
+
+
+def backward_error(matrix, x, b):
+    """Of each column, normwise; the residual in higher precision."""
+    residual = b - (matrix.astype(np.longdouble) @ x.astype(np.longdouble))
+    size = np.linalg.norm(matrix, 2) * np.linalg.norm(x, axis=0) + np.linalg.norm(b, axis=0)
+    return float(np.max(np.linalg.norm(residual.astype(float), axis=0) / size))
+
+
+def kinds(op):
+    return [factor.kind for factor in op.inverse()._products.known]
+
+
+@pytest.mark.parametrize("definite", [True, False])
+@pytest.mark.parametrize("n", [2, 5, 10, 32, 200])
+@pytest.mark.parametrize("times_n", [0.5, 4, 15, 17, 1e3, 1e6])
+def test_backward_errors_are_as_promised(n, times_n, definite):
+    """The worst right-hand sides have small solutions: singular vectors of the largest value."""
+    rng = np.random.default_rng(n)
+    for _ in range(10 if n < 100 else 1):
+        matrix, vectors = with_condition(n, max(times_n * n, 1.0), rng, definite)
+        b = np.concatenate([vectors, rng.standard_normal((n, 4))], axis=1)
+        x = kronops.kron(matrix).solve(b)
+        assert backward_error(matrix, x, b) < 10 * n * EPS
+
+
+def test_well_conditioned_inverses_are_matrices_and_others_are_solves():
+    rng = np.random.default_rng(0)
+    good, bad = with_condition(20, 10.0, rng)[0], with_condition(20, 1e6, rng)[0]
+    assert kinds(kronops.kron(good, good)) == ["dense", "dense"]
+    assert kinds(kronops.kron(good, bad)) == ["dense", "operator"]
+    general = with_condition(20, 10.0, rng, definite=False)[0]
+    assert kinds(kronops.kron(general).H) == ["dense"]
+
+
+def test_a_written_inverse_keeps_entries_of_unlike_size():
+    """Scaled by powers of two first: what is small is not lost beside what is large."""
+    rng = np.random.default_rng(0)
+    mild = with_condition(4, 3.0, rng)[0]
+    units = np.array([1.0, 1e-3, 1e3, 1.0])
+    op = kronops.DenseOperator(mild * units * units[:, None])
+    want = np.linalg.inv(mild) / units / units[:, None]
+    np.testing.assert_allclose(op._solver.inverse(), want, rtol=1e-13)
+    assert op.written_inverse is None  # condition 1e12: products would not be as good as solves
+
+
+@pytest.mark.parametrize("definite", [True, False])
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("dtype", ["float64", "complex64"])
+def test_the_inverse_of_a_factorisation(library, dtype, definite):
+    if dtype not in LIBRARIES[library].dtypes:
+        pytest.skip(f"{library} has no {dtype}")
+    with LIBRARIES[library].maker(dtype) as make:
+        matrix = make.definite(6) if definite else make.general(6)
+        op = kronops.DenseOperator(make(matrix))
+        assert op._factorisation.definite in (definite, False)  # Dask does not show it
+        for one, want in ((op, matrix), (op.H, matrix.conj().T)):
+            found = op.backend.to_numpy(one._solver.inverse())
+            tolerance = 1e-12 if dtype == "float64" else 1e-5
+            np.testing.assert_allclose(found, np.linalg.inv(want), rtol=0, atol=tolerance)
+
+
+def test_explain_does_not_factorise_to_know():
+    rng = np.random.default_rng(0)
+    op = kronops.kron(*[with_condition(12, 10.0, rng)[0] for _ in range(2)])
+    inverse = op.inverse()
+    assert "A⁻¹ x, a solve" in inverse.explain()
+    assert "_factorisation" not in op.factors[0].__dict__
+    inverse @ np.ones(144)
+    assert "A1⊗A2 (144 x 144) on (1, 144, 1)" in inverse.explain() or "A2 (12" in inverse.explain()
