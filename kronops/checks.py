@@ -78,7 +78,8 @@ def is_hermitian(matrix: Array) -> bool:
         return False
     if not bool(backend.xp.all(backend.xp.isfinite(values))):
         return False
-    return bool(hermitian_to_rounding(values))
+    exactly = bool(backend.xp.all(values == backend.adjoint(values)))  # cheaper, and common
+    return exactly or bool(hermitian_to_rounding(values))
 
 
 def hermitian_to_rounding(matrix: Array) -> Array:

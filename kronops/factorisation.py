@@ -16,7 +16,7 @@ from kronops.backends.standard import Array, Backend
 from kronops.checks import epsilon, is_complex
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 
-__all__ = ["AdjointFactorisation", "Factorisation", "factorise", "one_norm", "singular"]
+__all__ = ["AdjointFactorisation", "Factorisation", "factorise", "singular"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,28 +71,30 @@ class Factorisation:
         lower = self.backend.xp.astype(self.factors, self.scaled.dtype, copy=False)
         return lower / self.rows[:, None]
 
-    def check_condition(self, matrix: Array, what: str, refuse: bool = True) -> None:
+    def check_condition(self, matrix: Array, what: str, refuse: bool = True) -> float:
         """Refuse a matrix that is singular to rounding (or warn); warn of one that is nearly so.
 
-        Singular is judged on the scaled matrix; the warning is about the matrix as it is.
+        Singular is judged on the scaled matrix; the warning is about the matrix as it is. Its
+        condition number is returned.
         """
         if not matrix.shape[0]:
-            return
+            return 1.0
         eps = epsilon(self.scaled)
         try:
-            condition = one_norm(self.scaled) * self._inverse_norm(self._solve_scaled)
+            condition = _one_norm(self.scaled) * self._inverse_norm(self._solve_scaled)
         except LinAlgError:  # a library without LU notices only now
             condition = math.inf
         if refuse and condition > 4.0 / eps:
             raise LinAlgError(singular(what))
         if condition <= 0.1 / eps:
-            condition = one_norm(matrix) * self._inverse_norm(self.solve)
+            condition = _one_norm(matrix) * self._inverse_norm(self.solve)
         if condition > 0.1 / eps:
             warn(
                 f"{what} has condition number {condition:.1e}: "
                 f"few or no digits of what is computed from it may be right",
                 LinAlgWarning,
             )
+        return condition
 
     def _solve_scaled(self, b: Array, adjoint: bool = False) -> Array:
         if not self.definite:
@@ -226,7 +228,7 @@ def _power_of_two(xp: Any, magnitude: Array) -> Array:
     return 2.0 ** xp.clip(-xp.round(xp.log2(unit)), -limit, limit)
 
 
-def one_norm(matrix: Array) -> float:
+def _one_norm(matrix: Array) -> float:
     """The largest sum of the magnitudes of a column."""
     xp = backend_of(matrix).xp
     return float(xp.max(xp.sum(xp.abs(matrix), axis=0)))

@@ -34,7 +34,7 @@ def kinds(op):
 
 @pytest.mark.parametrize("definite", [True, False])
 @pytest.mark.parametrize("n", [2, 5, 10, 32, 200])
-@pytest.mark.parametrize("times_n", [0.5, 4, 15, 17, 1e3, 1e6])
+@pytest.mark.parametrize("times_n", [0.5, 4, 9, 11, 30, 1e3, 1e6])
 def test_backward_errors_are_as_promised(n, times_n, definite):
     """The worst right-hand sides have small solutions: singular vectors of the largest value."""
     rng = np.random.default_rng(n)
@@ -75,6 +75,7 @@ def test_the_inverse_of_a_factorisation(library, dtype, definite):
         matrix = make.definite(6) if definite else make.general(6)
         op = kronops.DenseOperator(make(matrix))
         assert op._factorisation.definite in (definite, False)  # Dask does not show it
+        _ = op._solver  # which serves the adjoint, too
         for one, want in ((op, matrix), (op.H, matrix.conj().T)):
             found = op.backend.to_numpy(one._solver.inverse())
             tolerance = 1e-12 if dtype == "float64" else 1e-5

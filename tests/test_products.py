@@ -214,6 +214,20 @@ class TestBatches:
         assert error(x @ kronops.kron(*factors), wanted) < 1e-13
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("columns", [2, 5, 40, 130])
+@pytest.mark.parametrize("beside", [1, 3])
+def test_large_matrices_and_few_columns(columns, beside, threads):
+    """More multiplications than BLAS does without copies: bands of rows, slices side by side."""
+    a = draw(720, 512)
+    op = kronops.kron(np.eye(beside), a)
+    with settings(threads=threads):
+        x = draw(beside * 512, columns)
+        y = draw(columns, beside * 720)
+        np.testing.assert_allclose(op @ x, np.kron(np.eye(beside), a) @ x, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(y @ op, y @ np.kron(np.eye(beside), a), rtol=0, atol=1e-11)
+
+
 class TestEveryWay:
     """A cache of so few bytes that small vectors are cut into pieces, batches and tiles."""
 
