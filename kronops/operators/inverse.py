@@ -100,6 +100,11 @@ class InverseOperator(LinearOperator):
             raise LinAlgError("the operator that is inverted is singular: add damping")
         return (self.backend.xp.conj(sign) if self._complex else sign), -logabsdet
 
+    def _to_dense(self) -> Array:
+        if isinstance(self.base, DenseOperator) and not self._tracked:
+            return self.base._solver.inverse()
+        return super()._to_dense()
+
     def _eigenbasis(self) -> tuple[Array, LinearOperator]:
         values, basis = self.base._eigenbasis()
         return spectrum.reciprocal(values, "the operator"), basis
