@@ -1,7 +1,8 @@
 """Kronecker products by kronops beside every other way to compute them, in turns in one process.
 
     python benchmarks/kronecker.py --quick
-    python benchmarks/kronecker.py --threads 1 --json benchmarks/results/today.json
+    python benchmarks/kronecker.py --ours numba --threads 1 --json benchmarks/results/today.json
+    python benchmarks/kronecker.py --ours torch --peers PyTorch
 
 Every answer is checked before it is timed: a peer that is wrong is reported and left out, and so is
 one whose first call, with all that it compiles, takes 10 seconds and 40 times as long as ours. Then
@@ -12,10 +13,13 @@ A peer's ratio is the median over the rounds of its time by ours. The peer with 
 fastest, and alone takes turns with kronops once more: to be the luckiest of several does not count.
 The ratio of the case comes from these last rounds. Above 1, kronops is faster than every peer.
 
+``--ours numpy`` is kronops on NumPy arrays without compiled kernels, ``numba`` with them, ``torch``
+on PyTorch's tensors and ``jax`` on JAX's arrays, in a compiled function.
+
 ``roof`` is the share reached of what the machine could do at best: the larger of the flops, factor
 by factor, at the speed of one large product of matrices, and the time for copying as many bytes as
 the vectors have. ``memory`` is the peak of our product by what it may need, which is its output and
-two of the largest vectors on the way.
+two of the largest vectors on the way (of NumPy's memory).
 """
 
 from __future__ import annotations
@@ -47,8 +51,10 @@ from measuring import (
     save,
     seconds,
 )
-from peers import PEERS, Peer, Product, Unsupported, chain, kronops_product
+from peers import OURS, PEERS, Peer, Product, Unsupported, chain, version
 from threads import restart_with
+
+from kronops.backends import settings
 
 FAR, NEAR = 20, 3  # times the fastest: beyond, a peer is dropped at once, or after two rounds
 LONGEST = 10.0  # seconds for a first call, or twice FAR times ours
@@ -71,6 +77,7 @@ def main() -> None:
     peaks = {dtype: peak_flops(dtype) for dtype in options.dtype}
     report: dict[str, Any] = {
         "benchmark": "kronecker",
+        "ours": options.ours,
         **environment(),
         "seconds": options.seconds,
         "memory": options.memory,
@@ -87,7 +94,8 @@ def main() -> None:
         if case in left_out:
             print(f"{label(identity(case))}  left out: {case.bytes / GIBIBYTE:.1f} GiB of arrays")
             continue
-        made = run(case, [peer for peer in peers if not peer.missing], options.seconds)
+        with settings(compiled=options.ours == "numba"):
+            made = run(case, [p for p in peers if not p.missing], options.seconds, options.ours)
         peaks[case.dtype] = max(peaks[case.dtype], peak_flops(case.dtype))
         report["cases"].append(made)
         for each in report["cases"]:  # the peak may have been disturbed when it was timed
@@ -114,6 +122,7 @@ def parsed() -> argparse.Namespace:
     add("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
     add("--columns", nargs="+", type=int, default=COLUMNS, help="how many vectors")
     add("--side", nargs="+", choices=SIDES, default=SIDES)
+    add("--ours", choices=OURS, default="numpy", help="kronops on which arrays (default: numpy)")
     add("--peers", nargs="+", default=["*"], help="parts of their names")
     add("--seconds", type=float, default=1.0, help="for the rounds of a case (default: 1)")
     add("--memory", type=float, default=1.0, help="GiB of a case's arrays, at most (default: 1)")
@@ -123,6 +132,8 @@ def parsed() -> argparse.Namespace:
     options = parser.parse_args()
     if options.resume and not options.json:
         parser.error("--resume needs the --json file")
+    if version(options.ours) is None:
+        parser.error(f"--ours {options.ours} needs {options.ours}, which is not installed")
     if options.quick:
         options.dtype, options.columns, options.seconds = ["float64"], [16], 0.2
     return options
@@ -135,12 +146,12 @@ def matches(case: Case, pattern: str) -> bool:
 # -- one case -------------------------------------------------------------------------------------
 
 
-def run(case: Case, peers: Sequence[Peer], budget: float) -> dict[str, Any]:
+def run(case: Case, peers: Sequence[Peer], budget: float, library: str = "numpy") -> dict[str, Any]:
     """Everything that is reported of a case."""
     factors, x = case.arrays()
     exact = chain([factor.astype(float) for factor in factors], x.astype(float), case.side)
-    ours = kronops_product(factors, x, case.side)
-    if not right(ours(), exact, case.dtype):
+    ours = OURS[library](factors, x, case.side)
+    if not right(np.asarray(ours()), exact, case.dtype):
         raise AssertionError(f"kronops is wrong: {label(identity(case))}")
     found: dict[str, dict[str, Any]] = {}
     products: dict[str, Product] = {}
@@ -162,7 +173,7 @@ def run(case: Case, peers: Sequence[Peer], budget: float) -> dict[str, Any]:
         "ratio": last["ratio"],
         "last rounds": last,
         "flops": case.flops,
-        "copy seconds": copy_seconds((x.nbytes + ours().nbytes) // 2, threads_used()),
+        "copy seconds": copy_seconds((x.nbytes + exact.size * x.itemsize) // 2, threads_used()),
         "memory": peak_bytes(ours) / case.allowed,
     }
 
@@ -314,7 +325,8 @@ def headline(report: dict[str, Any]) -> str:
     found = ", ".join(f"{n} {v}" for n, v in report["versions"].items() if v)
     missing = "; ".join(f"{name}: no {', '.join(why)}" for name, why in report["missing"].items())
     lines = [
-        f"{report['date']}, {report['cpu']}, {report['threads']} threads, {report['blas']}",
+        f"kronops on {report['ours']}, {report['date']}, {report['cpu']}, "
+        f"{report['threads']} threads, {report['blas']}",
         found + (f"; left out: {missing}" if missing else ""),
         f"large products: {speeds}",
         f"{'factors':>12} {'side':5} {'k':>4} {'dtype':7} {'kronops µs':>11} {'peer µs':>11}  "

@@ -2,7 +2,7 @@
 
     python benchmarks/page.py
 
-Of every benchmark and number of threads, the latest file in benchmarks/results counts.
+Of every benchmark, library and number of threads, the latest file in benchmarks/results counts.
 """
 
 from __future__ import annotations
@@ -24,12 +24,21 @@ PICTURES = PAGE.parent / "_static"
 
 Report = dict[str, Any]
 
+TITLES = {
+    "": "",
+    "numpy": "NumPy alone",
+    "numba": "NumPy, with the extra `numba`",
+    "torch": "PyTorch, beside PyTorch",
+    "jax": "JAX, beside JAX",
+}
+ORDER = list(TITLES)
+
 
 def results() -> list[Report]:
-    """The latest reports, one for each benchmark and number of threads, fewest threads first."""
+    """The latest reports, one for each benchmark, library and number of threads."""
     paths = sorted((HERE / "results").glob("*.json"))  # the date comes first in their names
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    latest = {(report["threads"], report["benchmark"]): report for report in reports}
+    latest = {(r["benchmark"], ORDER.index(r.get("ours", "")), r["threads"]): r for r in reports}
     return [latest[key] for key in sorted(latest)]
 
 
@@ -55,9 +64,9 @@ def kronecker(report: Report) -> str:
     speeds = [f"{d} {f / 1e9:.0f} Gflop/s" for d, f in report["gemm flops"].items()]
     found = ", ".join(f"{name} {v}" for name, v in report["versions"].items() if v)
     parts = [
-        f"### {counted(threads)}",
+        f"### {TITLES[report['ours']]}, {counted(threads)}",
         f"{where(report)} Large products of matrices: {', '.join(speeds)}. Versions: {found}.",
-        f"![A dot for each case: its fastest peer's time by ours](_static/ratios-{threads}.png)",
+        f"![A dot for each case: its fastest peer's time by ours](_static/{picture_of(report)})",
         summary(cases),
         grid(cases),
         f"Where a peer stays ahead, {counted(threads)}:",
@@ -151,6 +160,10 @@ SECTIONS = {"kronecker": kronecker, "solvers": rows, "inverses": rows, "growth":
 # -- words -----------------------------------------------------------------------------------------
 
 
+def picture_of(report: Report) -> str:
+    return f"ratios-{report['ours']}-{report['threads']}.png"
+
+
 def where(report: Report) -> str:
     return (
         f"Measured on {report['date']} on {report['cpu']} ({report['processors']} processors), "
@@ -186,9 +199,8 @@ def main() -> None:
 
     reports = results()
     for report in reports:
-        threads = report["threads"]
         if report["benchmark"] == "kronecker":
-            picture.ratios(report["cases"], PICTURES / f"ratios-{threads}.png")
+            picture.ratios(report["cases"], PICTURES / picture_of(report))
         if report["benchmark"] == "growth":
             picture.growth(report["rows"], PICTURES / "growth.png")
     PAGE.write_text(filled(reports), encoding="utf-8")

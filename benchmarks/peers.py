@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 __all__ = [
+    "OURS",
     "PEERS",
     "Peer",
     "Product",
@@ -244,6 +245,20 @@ def jax_einsum(factors: Factors, x: Any, side: str) -> Any:
     import jax.numpy as jnp
 
     return einsum(jnp.einsum, factors, x, side)()
+
+
+@with_jax
+def kronops_in_jax(factors: Factors, x: Any, side: str) -> Any:
+    return kronops_product(list(factors), x, side)()
+
+
+# What takes turns with the peers: kronops on arrays of NumPy alone, with compiled kernels too, ...
+OURS: dict[str, Callable[..., Product]] = {
+    "numpy": kronops_product,
+    "numba": kronops_product,
+    "torch": with_torch(kronops_product),
+    "jax": kronops_in_jax,
+}
 
 
 # -- libraries ------------------------------------------------------------------------------------

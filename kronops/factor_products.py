@@ -52,12 +52,12 @@ class FactorProducts:
         self.limit = dtype_exponent(next(tree.leaves(op)))
         with self._eager():
             exponents = [factor._exponent() for factor in self.factors]
-            hidden = any(self.backend.values(leaf) is None for leaf in tree.leaves(op))
+            self.hidden = any(self.backend.values(leaf) is None for leaf in tree.leaves(op))
         spread = sum(map(abs, exponents)) + abs(binary_exponent(self.scale))
         # Whether no order of the factors brings a vector of moderate size out of range; and whether
         # that is certain, which it is not of sizes that nobody can see.
         self.moderate = 3 * spread <= self.limit
-        self.surely_moderate = self.moderate and not hidden
+        self.surely_moderate = self.moderate and not self.hidden
         self._programs: dict[Any, Callable[[Array], Array]] = {}
 
     @functools.cached_property
@@ -85,7 +85,7 @@ class FactorProducts:
         """How vectors of the view ``(left, n, right)`` are multiplied, in ``dtype``."""
         numbers = left * max(self.shape) * right
         machine = self.backend.machine(dtype, numbers)
-        if machine.merged and not self._mergeable(machine):
+        if machine.merged and (self.hidden or not self._mergeable(machine)):
             machine = machine._replace(merged=0, kernels=None)  # which merge, too
         return plan(self.known, left, right, machine)
 

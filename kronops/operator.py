@@ -771,7 +771,7 @@ class LinearOperator(ABC):
         return self.backend.kind(leaf.dtype)
 
     def _apply(self, x: Any, name: str = "x") -> Array:
-        if not self.backend.is_plain(x):
+        if not self.backend.is_plain(x, self.device):
             x = self._as_input(x, name)
             if backend_of(x) is not self.backend:
                 return self._algebra.chunkwise(self, x)._apply(x, name)
@@ -787,7 +787,7 @@ class LinearOperator(ABC):
         )
 
     def _apply_rows(self, x: Array) -> Array:
-        if not self.backend.is_plain(x):
+        if not self.backend.is_plain(x, self.device):
             x = self._as_input(x, "x")
             if backend_of(x) is not self.backend:
                 return self._algebra.chunkwise(self, x)._apply_rows(x)

@@ -51,13 +51,13 @@ class NumpyBackend(Backend):
     def __init__(self, name: str, xp: Any) -> None:
         super().__init__(name, np)  # NumPy itself follows the standard since 2.1
 
-    def is_plain(self, array: Any) -> bool:
+    def is_plain(self, array: Any, device: Any) -> bool:
         """A plain floating array in native byte order."""
         return type(array) is np.ndarray and array.dtype in _LAPACK
 
     def plain(self, array: Array, name: str) -> Array:
         """The array in native byte order; no masked and no object arrays."""
-        if self.is_plain(array):
+        if self.is_plain(array, "cpu"):
             return array
         if isinstance(array, np.ma.MaskedArray):
             raise TypeError(f"{name} is a masked array: fill it first (array.filled(value))")

@@ -174,8 +174,8 @@ class Backend:
             return dtype
         return self.xp.real(self.xp.zeros((), dtype=dtype)).dtype
 
-    def is_plain(self, array: Any) -> bool:
-        """Whether ``array`` surely needs no check at all: a short cut past all of them."""
+    def is_plain(self, array: Any, device: Any) -> bool:
+        """Whether ``array`` surely needs no check beside the ``device``'s arrays: a short cut."""
         return False
 
     def plain(self, array: Array, name: str) -> Array:

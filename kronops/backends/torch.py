@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,15 @@ from kronops.backends.standard import (
     Gradients,
     LinearSystem,
     Number,
+    Operand,
 )
 from kronops.errors import LinAlgError
+from kronops.planning import Machine, Plan
 
 __all__ = ["TorchBackend"]
+
+_FLOATING = {torch.float32, torch.float64, torch.complex64, torch.complex128}
+_MERGED = 32  # the largest factor that is made of several
 
 
 class TorchBackend(Backend):
@@ -97,6 +103,15 @@ class TorchBackend(Backend):
         return _Number.apply(function, gradients, *arrays)
 
     # -- what an array is ----------------------------------------------------------------------
+
+    def is_plain(self, array: Any, device: Any) -> bool:
+        """A strided floating tensor."""
+        return (
+            type(array) is torch.Tensor
+            and array.dtype in _FLOATING
+            and array.device == device
+            and array.layout is torch.strided
+        )
 
     def plain(self, array: Array, name: str) -> Array:
         """A strided tensor."""
@@ -192,6 +207,32 @@ class TorchBackend(Backend):
             return torch.complex(matrix.mT.real, -matrix.mT.imag)  # conj has no batching rule
         return torch.adjoint(matrix)  # mH as an attribute is one that the compiler guards by id
 
+    # -- products with Kronecker factors -------------------------------------------------------
+
+    def machine(self, dtype: Any, numbers: int) -> Machine:
+        """Small factors are multiplied with each other, for a pass over the memory costs more."""
+        return super().machine(dtype, numbers)._replace(merged=_MERGED)
+
+    def program(
+        self, plan: Plan, operands: Sequence[Operand], given: Any, dtype: Any
+    ) -> Callable[[Array], Array]:
+        """By PyTorch's own functions: the plan knows the dtypes, which need no promotion."""
+        functions = [
+            functools.partial(self.apply_operator, operand, view=sweep.view(step))
+            if step.kind == "operator"
+            else _bound(operand, sweep.view(step), self.is_tracked(operand))
+            for operand, (sweep, step) in zip(operands, plan.steps, strict=True)
+        ]
+
+        def run(x: Array) -> Array:
+            with _no_autocast(x.device.type):
+                x = x.to(dtype) if functions else x.to(dtype, copy=True)
+                for function in functions:
+                    x = function(x)
+            return x
+
+        return run
+
     # -- random numbers ------------------------------------------------------------------------
 
     random_sources = "a torch.Generator or a numpy.random.Generator"
@@ -208,6 +249,23 @@ class TorchBackend(Backend):
                 f"torch.Generator({str(device)!r}) would do"
             )
         return torch.randn(shape, generator=source, dtype=dtype, device=device), source
+
+
+def _bound(operand: Array, view: tuple[int, int, int], tracked: bool) -> Any:
+    """The product with a matrix, or a diagonal, of the middle axis of a tensor."""
+    left, size, right = view
+    if operand.ndim == 1:
+        entries, shape = (operand, (left, size)) if right == 1 else (operand[:, None], view)
+        return lambda x: entries * x.reshape(shape)
+    if right == 1:
+        transposed = operand.mT.contiguous()
+        return lambda x: torch.mm(x.reshape(left, size), transposed)
+    if left == 1:
+        return lambda x: torch.mm(operand, x.reshape(size, right))
+    if tracked:  # matmul knows how to add the gradients up
+        return lambda x: torch.matmul(operand, x.reshape(view))
+    repeated = operand.expand(left, *operand.shape)
+    return lambda x: torch.bmm(repeated, x.reshape(view))
 
 
 class _Namespace:
