@@ -659,6 +659,11 @@ class LinearOperator(ABC):
         return self._inverse()
 
     @cached
+    def _schur_form(self) -> tuple[Array, Array]:
+        """Upper triangular ``T`` and unitary ``Z``, complex, with ``Z T Zᴴ = op``."""
+        return self.backend.schur(self._to_dense())
+
+    @cached
     def _densified(self) -> Any:
         if self.shape[0] * self.shape[1] > 10**8:
             raise ValueError(

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.checks import epsilon, is_complex
 from kronops.errors import LinAlgError, LinAlgWarning, warn
+from kronops.scalars import Scalar, is_real
+from kronops.scaling import rescale
 
-__all__ = ["check_condition", "power", "real", "reciprocal", "require_positive"]
+__all__ = [
+    "check_condition",
+    "check_sums",
+    "power",
+    "real",
+    "reciprocal",
+    "require_positive",
+    "sums",
+]
 
 
 def power(eigenvalues: Array, p: float, what: str) -> Array:
@@ -99,9 +110,52 @@ def check_condition(eigenvalues: Array, computed: bool, what: str) -> None:
     magnitude = backend.xp.abs(values)
     smallest, largest = float(backend.xp.min(magnitude)), float(backend.xp.max(magnitude))
     eps = epsilon(values)
-    if smallest <= (eps / 4 * largest if computed else 0.0):
+    _judge(smallest, largest, eps / 4 if computed else 0.0, 10 * eps, what)
+
+
+def check_sums(spectra: Sequence[Array], shift: Scalar, what: str) -> None:
+    """The same of the sums of one eigenvalue of each spectrum and ``shift``.
+
+    They are judged against the largest parts that they are sums of, whose rounding they have: by
+    the extreme sums alone where all are of one sign.
+    """
+    backend = backend_of(*spectra)
+    seen = [backend.values(values) for values in spectra]
+    if any(values is None or 0 in values.shape for values in seen):
+        return
+    xp, eps = backend.xp, epsilon(seen[0])
+    largest = sum(float(xp.max(xp.abs(values))) for values in seen) + abs(complex(shift))
+    smallest = 0.0
+    if not any(map(is_complex, seen)) and is_real(shift):
+        low = sum(float(xp.min(values)) for values in seen) + float(shift)
+        high = sum(float(xp.max(values)) for values in seen) + float(shift)
+        smallest = max(low, -high)
+    if smallest <= 0:
+        smallest = float(xp.min(xp.abs(sums(seen, shift))))
+    _judge(smallest, largest, 4 * eps, 40 * eps, what)
+
+
+def sums(spectra: Sequence[Array], shift: Scalar = 0.0) -> Array:
+    """``shift`` plus the sum of every choice of entries, flat, the last array's fastest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sums([np.array([10.0, 20.0]), np.array([1.0, 2.0, 3.0])], 0.5)
+    array([11.5, 12.5, 13.5, 21.5, 22.5, 23.5])
+    """
+    xp = backend_of(*spectra).xp
+    total = rescale(xp.ones_like(spectra[0][:1]), [shift])
+    for values in spectra:
+        total = xp.reshape(total[:, None] + values, (-1,))
+    return total
+
+
+def _judge(smallest: float, largest: float, zero: float, small: float, what: str) -> None:
+    """By the smallest magnitude over the largest: an error where it is ``zero``, or a warning."""
+    if smallest <= zero * largest:
         raise LinAlgError(f"{what} is singular (a zero eigenvalue): add damping")
-    if smallest < 10 * eps * largest:
+    if smallest < small * largest:
         warn(
             f"{what} has condition number {largest / smallest:.1e}: "
             f"few or no digits of the solution may be right",

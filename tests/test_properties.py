@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from zoo import Maker, moments
+from zoo import Maker, kron_sum, moments
 
 import kronops
 from kronops import kron
@@ -146,6 +146,27 @@ def test_series_round_trips(make, n, m, timesteps, norm):
         sign, logabsdet = np.linalg.slogdet(to_numpy(op))
         assert float(op.logdet()) == pytest.approx(float(logabsdet), abs=1e-6)
         assert abs(sign - 1) < 1e-6
+
+
+@given(makers, sizes, st.sampled_from(["general", "symmetric"]), st.floats(0, 3))
+def test_kronecker_sums(make, sizes, kind, shift):
+    factors = matrices(make, sizes, kind)
+    want = -2 * (kron_sum(*factors) + shift * np.eye(np.prod(sizes)))
+    assume(np.linalg.cond(want) < 1e6)
+    op = -2 * kronops.KroneckerSumOperator(list(map(make, factors))).damped(shift)
+    v = make.draw(*sizes)
+    close(op.multiply(make(v.ravel())), want @ v.ravel())
+    close(op.multiply_inverse(op.multiply(make(v))), v, 1e-7)
+    close(op, want)
+    close(op.H, want.conj().T)
+    close(op.diagonal(), np.diagonal(want))
+    close(op.trace(), np.trace(want))
+    close(op.norm(), np.linalg.norm(want))
+    close(op.norm(1), np.linalg.norm(want, 1))
+    close(op.norm(np.inf), np.linalg.norm(want, np.inf))
+    sign, logabsdet = np.linalg.slogdet(want)
+    close(op.slogdet().sign, sign, 1e-7)
+    close(op.slogdet().logabsdet, logabsdet, 1e-7)
 
 
 @given(makers, st.lists(sizes, min_size=1, max_size=3), st.floats(0.01, 2))

@@ -14,7 +14,14 @@ import scipy.linalg
 import zoo
 
 import kronops
-from kronops import DenseOperator, DiagonalOperator, IdentityOperator, block_diag, kron
+from kronops import (
+    DenseOperator,
+    DiagonalOperator,
+    IdentityOperator,
+    KroneckerSumOperator,
+    block_diag,
+    kron,
+)
 from kronops.backends import backend_of
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -92,6 +99,12 @@ PRODUCTS = {
     "sum": lambda a, b, x, c: (kron(a, b) + DiagonalOperator(x)) @ x,
     "product of operators": lambda a, b, x, c: (kron(a, b) @ DiagonalOperator(x)) @ x,
     "blocks": lambda a, b, x, c: block_diag(a, c * DenseOperator(b)).damped(c) @ x[:5],
+    "Kronecker sum": lambda a, b, x, c: (c * KroneckerSumOperator([a, b])).damped(c) @ x,
+    "numbers of a Kronecker sum": lambda a, b, x, c: (
+        KroneckerSumOperator([a, b]).damped(c).trace(),
+        (c * KroneckerSumOperator([a, b])).diagonal(),
+        KroneckerSumOperator([a, b]).to_dense(),
+    ),
     "numbers": lambda a, b, x, c: (
         kron(a, b).damped(c).trace(),
         (c * kron(a, b)).diagonal(),
@@ -130,6 +143,8 @@ SOLVES = {
         torch.cat([x, x[:2]])
     ),
     "diagonal": lambda a, b, x, c: (c * DiagonalOperator(x + 4)).damped(c).solve(x),
+    "Kronecker sum": lambda a, b, x, c: (c * KroneckerSumOperator([a, b])).damped(c).solve(x),
+    "three terms": lambda a, b, x, c: KroneckerSumOperator([a, b, a]).solve(torch.cat([x, x])),
 }  # fmt: skip
 
 DETERMINANTS = {
@@ -148,6 +163,9 @@ DETERMINANTS = {
     ),
     "blocks": lambda a, b, x, c: block_diag(a, c * DenseOperator(b)).damped(c).slogdet().logabsdet,
     "diagonal": lambda a, b, x, c: (c * DiagonalOperator(x + 4)).damped(c).slogdet().logabsdet,
+    "Kronecker sum": lambda a, b, x, c: (
+        (c * KroneckerSumOperator([a, b, a])).damped(c).slogdet().logabsdet
+    ),
 }
 
 FUNCTIONS = (
@@ -155,7 +173,12 @@ FUNCTIONS = (
     | {f"solve: {name}": function for name, function in SOLVES.items()}
     | {f"logdet: {name}": function for name, function in DETERMINANTS.items()}
 )
-BY_SCHUR = ["damped", "damped three factors", "plus a multiple of the identity"]
+BY_SCHUR = [
+    "damped",
+    "damped three factors",
+    "plus a multiple of the identity",
+    "Kronecker sum",
+]
 
 KINDS = ["definite", "general", "repeated"]
 
@@ -182,7 +205,7 @@ def test_complex_derivatives(name):
     assert gradcheck(FUNCTIONS[name], leaves(*inputs("general", COMPLEX)))
 
 
-@pytest.mark.parametrize("name", [name for name in PRODUCTS if name != "numbers"])
+@pytest.mark.parametrize("name", [name for name in PRODUCTS if "numbers" not in name])
 def test_second_derivatives_of_products(name):
     assert gradgradcheck(PRODUCTS[name], leaves(*inputs("definite")))
 

@@ -282,11 +282,6 @@ class KroneckerOperator(LinearOperator):
         """The product of the factors' eigenbases, which serve all values of the damping."""
         return self._with([basis for _, basis in self._factor_spectra], 1.0)
 
-    @cached
-    def kept_schur(self) -> list[tuple[Array, Array]]:
-        """The complex Schur form ``T, Z`` of every factor, computed once likewise."""
-        return [self.backend.schur(factor._to_dense()) for factor in self.factors]
-
     def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
         self._require_square_factors("factored damping")
         means = [mean_eigenvalue(factor.trace(), factor.shape[0]) for factor in self.factors]

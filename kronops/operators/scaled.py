@@ -133,6 +133,11 @@ class ScaledOperator(LinearOperator):
         return self.base._root() * scalar_power(real_if_real(self.scalar), 0.5)
 
     @cached
+    def _schur_form(self) -> tuple[Array, Array]:
+        triangle, basis = self.base._schur_form
+        return rescale(triangle, [self.scalar]), basis
+
+    @cached
     def _densified(self) -> LinearOperator:
         if isinstance(self.base, DenseOperator):
             return self.base.scaled_entries(self.scalar)
