@@ -15,11 +15,14 @@ from kronops.scaling import rescale
 __all__ = [
     "check_condition",
     "check_sums",
+    "exp",
+    "log",
     "power",
     "real",
     "reciprocal",
     "require_positive",
     "sums",
+    "truncated_reciprocal",
 ]
 
 
@@ -66,6 +69,47 @@ def reciprocal(eigenvalues: Array, what: str) -> Array:
     if bool(backend.xp.any(values == 0)):
         raise LinAlgError(f"{what} is singular (a zero eigenvalue): add damping")
     return 1.0 / eigenvalues
+
+
+def exp(eigenvalues: Array, what: str) -> Array:
+    """The exponentials; `OverflowError` where one is out of range."""
+    backend = backend_of(eigenvalues)
+    xp, values = backend.xp, backend.values(eigenvalues)
+    if values is not None and 0 not in values.shape:
+        largest = float(xp.max(xp.real(values) if is_complex(values) else values))
+        if largest > math.log(float(xp.finfo(values.dtype).max)):
+            raise OverflowError(
+                f"{what} has an eigenvalue of real part {largest:.4g}, whose exponential is out of "
+                f"the range of {values.dtype}"
+            )
+    return xp.exp(eigenvalues)
+
+
+def log(eigenvalues: Array, what: str) -> Array:
+    """The logarithms; `LinAlgError`, or NaN where nobody can see it, if one has none that is real.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> log(np.array([1.0, np.e]), "the operator")
+    array([0., 1.])
+    """
+    positive = require_positive(real(eigenvalues, what), what)
+    return backend_of(positive).xp.log(positive)
+
+
+def truncated_reciprocal(values: Array, cutoff: Array) -> Array:
+    """``1 / values``; zero where the magnitude is no more than ``cutoff``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> truncated_reciprocal(np.array([2.0, -4.0, 1e-20, 0.0]), 1e-15)
+    array([ 0.5 , -0.25,  0.  ,  0.  ])
+    """
+    xp = backend_of(values).xp
+    kept = xp.abs(values) > cutoff
+    return xp.where(kept, 1 / xp.where(kept, values, xp.ones_like(values)), xp.zeros_like(values))
 
 
 def _clip_rounding(eigenvalues: Array, p: float, what: str) -> Array:

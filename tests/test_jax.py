@@ -514,6 +514,19 @@ class TestVmap:
         assert not tracers_in(op)
 
 
+@pytest.mark.parametrize("assume", ["positive definite", None])
+def test_functions_of_operators_under_jit(assume):
+    a, b, x = definite(2), definite(3), draw(6)
+
+    def run(a, b, x):
+        a, b = (DenseOperator(matrix, assume) for matrix in (a, b))
+        op, total = kron(a, b), KroneckerSumOperator([a, b])
+        logarithm = op.logm() @ x if assume else x
+        return total.expm() @ x, logarithm, op.svd().S, op.lstsq(x), total.pinv() @ x
+
+    jax.tree.map(close, jit(run)(a, b, x), run(a, b, x))
+
+
 # -- derivatives ----------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 import warnings
@@ -146,6 +147,12 @@ class TestDecompositionsAreKept:
                 made.solve(x)
                 made.slogdet()
         assert len(calls) == 2
+
+    def test_an_inverse_that_was_copied_knows_what_it_inverts(self):
+        op = KroneckerSumOperator([definite(2), definite(3)]).damped(0.5)
+        back = copy.deepcopy(op.inverse()).inverse()
+        assert type(back) is KroneckerSumOperator
+        np.testing.assert_array_equal(back.to_dense(), op.to_dense())
 
     def test_a_thousand_shifts_cost_less_than_two_decompositions(self):
         op = KroneckerSumOperator([definite(400), definite(400)])

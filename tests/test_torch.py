@@ -84,6 +84,14 @@ def identity(like):
     return IdentityOperator(6, like=like)
 
 
+@pytest.mark.parametrize("shift", [0.0, 1.0, -1.0])
+def test_exponentials_of_small_matrices_have_all_digits(shift):
+    for norm in np.logspace(-4, 0, 30):
+        a = np.array([[1.0, -2.0], [3.0, 0.5]]) * norm / 5 + shift * np.eye(2)
+        made = DenseOperator(torch.tensor(a)).expm().to_dense().numpy()
+        np.testing.assert_allclose(made, scipy.linalg.expm(a), rtol=2e-15, atol=1e-15)
+
+
 # -- derivatives ----------------------------------------------------------------------------------
 
 PRODUCTS = {
@@ -100,6 +108,8 @@ PRODUCTS = {
     "product of operators": lambda a, b, x, c: (kron(a, b) @ DiagonalOperator(x)) @ x,
     "blocks": lambda a, b, x, c: block_diag(a, c * DenseOperator(b)).damped(c) @ x[:5],
     "Kronecker sum": lambda a, b, x, c: (c * KroneckerSumOperator([a, b])).damped(c) @ x,
+    "exponential": lambda a, b, x, c: KroneckerSumOperator([a, b]).damped(c).expm() @ x,
+    "least squares": lambda a, b, x, c: kron(a, b).lstsq(x, 1e-8),
     "numbers of a Kronecker sum": lambda a, b, x, c: (
         KroneckerSumOperator([a, b]).damped(c).trace(),
         (c * KroneckerSumOperator([a, b])).diagonal(),

@@ -84,8 +84,16 @@ class InverseOperator(LinearOperator):
         values, basis = self.base._eigenbasis()
         return spectrum.reciprocal(values, "the operator"), basis
 
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        left, values, right = self.base._kept_svd
+        spectrum.check_condition(values, True, "the operator that is inverted")
+        return right, spectrum.reciprocal(values, "the operator that is inverted"), left
+
     def _power(self, p: float) -> LinearOperator:
         return self.base.power(-p)
+
+    def _logm(self) -> LinearOperator:
+        return -self.base._logm()
 
     def _root(self) -> LinearOperator:
         return self.base._root().inverse().H

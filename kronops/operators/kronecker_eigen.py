@@ -18,7 +18,7 @@ from kronops.linear_system import solve
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.dense import same
-from kronops.operators.diagonal import DiagonalOperator
+from kronops.operators.diagonal import DiagonalOperator, polar
 from kronops.operators.identity import IdentityOperator
 from kronops.operators.kronecker import KroneckerOperator, as_factors, sample_of_sum
 from kronops.operators.kronecker_schur import KroneckerSchurOperator
@@ -206,8 +206,18 @@ class KroneckerEigenOperator(LinearOperator):
             return super()._power(p)
         return self._with(spectrum.power(self.eigenvalues, p, self._label))
 
+    def _expm(self) -> LinearOperator:
+        return self._with(spectrum.exp(self.eigenvalues, self._label))
+
     def _eigenbasis(self) -> tuple[Array, LinearOperator]:
         return self.eigenvalues, self.basis
+
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        phases, magnitudes = polar(self._flat)
+        return self.basis @ phases, magnitudes, self.basis
+
+    def _pinv(self, cutoff: Array) -> LinearOperator:
+        return self._with(spectrum.truncated_reciprocal(self.eigenvalues, cutoff))
 
     def _slogdet(self) -> tuple[Array, Array]:
         if self.inverted:

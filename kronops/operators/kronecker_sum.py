@@ -18,7 +18,7 @@ from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
-from kronops.operators.diagonal import DiagonalOperator
+from kronops.operators.diagonal import DiagonalOperator, polar
 from kronops.operators.identity import IdentityOperator
 from kronops.operators.kronecker import KroneckerOperator, as_factors
 from kronops.operators.kronecker_eigen import KroneckerEigenOperator
@@ -223,6 +223,18 @@ class KroneckerSumOperator(SchurBasisOperator):
         values = spectrum.sums(spectra, self.shift)
         return self.backend.xp.reshape(values, self.domain_shape), self.kept_basis
 
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        if not self.hermitian:
+            return super()._svd()
+        phases, magnitudes = polar(self._eigenvalues)
+        return self.kept_basis @ phases, magnitudes, self.kept_basis
+
+    def _pinv(self, cutoff: Array) -> LinearOperator:
+        if not self.hermitian:
+            return super()._pinv(cutoff)
+        values, basis = self._eigenbasis()
+        return self._algebra.spectral(basis, spectrum.truncated_reciprocal(values, cutoff))
+
     def _power(self, p: float) -> LinearOperator:
         if p == 0 or (p.is_integer() and not self.hermitian):
             return super()._power(p)
@@ -230,6 +242,9 @@ class KroneckerSumOperator(SchurBasisOperator):
             return self.inverse().power(-p)
         values, basis = self._eigenbasis()
         return self._algebra.spectral(basis, spectrum.power(values, p, self._label))
+
+    def _expm(self) -> LinearOperator:
+        return KroneckerOperator([factor._expm() for factor in self._shifted_factors])
 
     def _root(self) -> LinearOperator:
         values, basis = self._eigenbasis()
@@ -335,15 +350,18 @@ class KroneckerSumOperator(SchurBasisOperator):
     @property
     def _terms(self) -> list[KroneckerOperator]:
         """``I ⊗ … ⊗ Aᵢ ⊗ … ⊗ I``; the shift is part of the first."""
-        first, *others = self.factors
-        shifted = [first._shifted(self.shift) if self._has_shift else first, *others]
-        sizes = self.domain_shape
-        terms = []
-        for index, factor in enumerate(shifted):
+        sizes, terms = self.domain_shape, []
+        for index, factor in enumerate(self._shifted_factors):
             outside = math.prod(sizes[:index]), math.prod(sizes[index + 1 :])
             left, right = (IdentityOperator(n, like=self._like) for n in outside)
             terms.append(KroneckerOperator([left, factor, right]))
         return terms
+
+    @property
+    def _shifted_factors(self) -> list[LinearOperator]:
+        """Factors that hold the shift themselves: the first has it."""
+        first, *others = self.factors
+        return [first._shifted(self.shift) if self._has_shift else first, *others]
 
     @property
     def _has_shift(self) -> bool:

@@ -74,10 +74,10 @@ class SchurBasisOperator(LinearOperator):
         xp = self.backend.xp
         forms = [factor._schur_form for factor in self.schur_factors]
         basis = KroneckerOperator([z for _, z in forms], check_finite=False)
-        columns = xp.moveaxis(basis.H._matmat(x), -2, 0)
+        columns = xp.moveaxis(basis.H._matmat(x), (-2,), (0,))
         flat = xp.reshape(columns, (self.shape[0], math.prod(columns.shape[1:])))
         solved = self._substitute([triangle for triangle, _ in forms], flat)
-        made = basis._matmat(xp.moveaxis(xp.reshape(solved, columns.shape), 0, -2))
+        made = basis._matmat(xp.moveaxis(xp.reshape(solved, columns.shape), (0,), (-2,)))
         real = not self._complex and self.backend.kind(x.dtype) != "complex floating"
         return xp.astype(
             xp.real(made) if real else made, xp.result_type(self.dtype, x.dtype), copy=False
