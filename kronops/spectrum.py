@@ -167,7 +167,7 @@ def check_sums(spectra: Sequence[Array], shift: Scalar, what: str) -> None:
     seen = [backend.values(values) for values in spectra]
     if any(values is None or 0 in values.shape for values in seen):
         return
-    xp, eps = backend.xp, epsilon(seen[0])
+    xp, eps = backend.xp, max(map(epsilon, seen))
     largest = sum(float(xp.max(xp.abs(values))) for values in seen) + abs(complex(shift))
     smallest = 0.0
     if not any(map(is_complex, seen)) and is_real(shift):
