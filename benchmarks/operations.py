@@ -71,6 +71,9 @@ class Arrays:
     def unsymmetric(self) -> Any:
         return kronops.kron(self.general(3), self.general(4))
 
+    def sum_of(self, product: kronops.KroneckerOperator) -> Any:
+        return kronops.KroneckerSumOperator(product.factors)
+
     def eigen(self) -> Any:
         values = self(np.arange(1.0, 13.0).reshape(3, 4))
         return kronops.KroneckerEigenOperator([np_like(self, 3), np_like(self, 4)], values)
@@ -107,9 +110,15 @@ OPERATIONS: dict[str, Callable[[Arrays], Any]] = {
     "`eigh`": lambda a: a.kron().eigh().eigenvalues,
     "`cholesky`": lambda a: a.kron().cholesky() @ a.x,
     "`power`, `sqrt`": lambda a: [a.kron().power(-0.5) @ a.x, a.kron().sqrt() @ a.x],
+    "`svd`, `pinv`, `lstsq`": lambda a: [
+        a.kron().svd().S, a.kron().pinv() @ a.x, a.unsymmetric().lstsq(a.block)],
+    "`expm`, `logm`": lambda a: [
+        (0.1 * a.sum_of(a.unsymmetric())).expm() @ a.x, a.kron().logm() @ a.x],
     "`sample`": lambda a: a.kron().damped(0.5).sample(seeded(a), (3,), inverse=True),
     "`to_dense`": lambda a: a.kron().to_dense(),
     "Kronecker-eigen: solve": lambda a: a.eigen().damped(0.1).solve(a.x),
+    "Kronecker sum: solve": lambda a: a.sum_of(a.kron()).damped(0.5).solve(a.block),
+    "Kronecker sum, general: solve": lambda a: a.sum_of(a.unsymmetric()).solve(a.block),
     "diagonal: solve": lambda a: kronops.DiagonalOperator(a.weights).solve(a.x),
     "block-diagonal: solve": lambda a: kronops.block_diag(a.kron(), a.general(3)).inverse()
     @ a.xp.concat([a.x, a.x[:3]]),

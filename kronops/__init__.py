@@ -11,6 +11,7 @@ from kronops.operators.identity import IdentityOperator
 from kronops.operators.inverse import InverseOperator
 from kronops.operators.kronecker import KroneckerOperator, kron
 from kronops.operators.kronecker_eigen import KroneckerEigenOperator
+from kronops.operators.kronecker_sum import KroneckerSumOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator
 from kronops.operators.series import SeriesOperator
@@ -26,6 +27,7 @@ __all__ = [
     "InverseOperator",
     "KroneckerEigenOperator",
     "KroneckerOperator",
+    "KroneckerSumOperator",
     "LinAlgError",
     "LinAlgWarning",
     "LinearOperator",

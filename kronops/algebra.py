@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 
-from kronops import tree
+from kronops import spectrum, tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.operator import LinearOperator
@@ -23,6 +23,7 @@ from kronops.operators.inverse import InverseOperator
 from kronops.operators.kronecker import KroneckerOperator
 from kronops.operators.kronecker_eigen import KroneckerEigenOperator
 from kronops.operators.kronecker_schur import KroneckerSchurOperator
+from kronops.operators.kronecker_sum import KroneckerSumOperator
 from kronops.operators.permutation import PermutationOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator, identity_multiple
@@ -124,6 +125,11 @@ def shift_kronecker(op: KroneckerOperator, scalar: Scalar) -> LinearOperator:
     return KroneckerEigenOperator.from_shift(op, scalar)
 
 
+def kronecker_sum(factors: list[LinearOperator]) -> LinearOperator:
+    """``A1 ⊕ … ⊕ AN``."""
+    return KroneckerSumOperator(factors)
+
+
 def shift(op: LinearOperator, scalar: Scalar) -> LinearOperator:
     """``op + scalar·I`` as a sum."""
     return add(op, scale(scalar, IdentityOperator(op.shape[0], like=op._like)))
@@ -134,6 +140,15 @@ def permute_columns(op: LinearOperator, order: Array) -> LinearOperator:
     if isinstance(op, DenseOperator):
         return op.with_matrix(op.backend.xp.take(op.matrix, order, axis=1))
     return compose(op, PermutationOperator(order, op._like))
+
+
+def truncated_inverse(
+    left: LinearOperator, values: Array, right: LinearOperator, cutoff: Array
+) -> LinearOperator:
+    """``right · diag(1/values) · leftᴴ``, of the values above ``cutoff``."""
+    reciprocals = spectrum.truncated_reciprocal(values, cutoff)
+    middle = DiagonalOperator(reciprocals, check_finite=False)
+    return compose(compose(right, middle), left.H)
 
 
 def dense(matrix: Array, domain_shape: Shape) -> LinearOperator:

@@ -29,7 +29,7 @@ from kronops.normals import Normals
 from kronops.scalars import Scalar, as_multiplier, as_nonnegative, as_scalar
 from kronops.vectors import Shape, flatten, same_form, size_of
 
-__all__ = ["EighResult", "LinearOperator", "SlogdetResult"]
+__all__ = ["EighResult", "LinearOperator", "SVDResult", "SlogdetResult"]
 
 
 class EighResult(NamedTuple):
@@ -37,6 +37,17 @@ class EighResult(NamedTuple):
 
     eigenvalues: Array
     eigenvectors: LinearOperator
+
+
+class SVDResult(NamedTuple):
+    """``U diag(S) Vh``: operators ``(m, k)`` and ``(k, n)``, values ``(k,)``, descending.
+
+    ``k`` is the smaller of ``m`` and ``n``.
+    """
+
+    U: LinearOperator
+    S: Array
+    Vh: LinearOperator
 
 
 class SlogdetResult(NamedTuple):
@@ -58,8 +69,12 @@ class Algebra(Protocol):
     def integer_power(self, op: LinearOperator, p: int) -> LinearOperator: ...
     def spectral(self, basis: LinearOperator, eigenvalues: Array) -> LinearOperator: ...
     def shift(self, op: LinearOperator, scalar: Scalar) -> LinearOperator: ...
+    def kronecker_sum(self, factors: list[LinearOperator]) -> LinearOperator: ...
     def shift_kronecker(self, op: Any, scalar: Scalar) -> LinearOperator: ...
     def permute_columns(self, op: LinearOperator, order: Array) -> LinearOperator: ...
+    def truncated_inverse(
+        self, left: LinearOperator, values: Array, right: LinearOperator, cutoff: Array
+    ) -> LinearOperator: ...
     def dense(self, matrix: Array, domain_shape: Shape) -> LinearOperator: ...
     def chunkwise(self, op: LinearOperator, x: Array) -> LinearOperator: ...
 
@@ -79,8 +94,9 @@ class LinearOperator(ABC):
     Everything else follows. What structure makes cheaper is a hook over a right default:
     ``domain_shape``, ``range_shape``, ``hermitian``, ``_transpose``, ``_apply_last``,
     ``_inverse``, ``_solve``, ``_slogdet``, ``_trace``, ``_diagonal``, ``_to_dense``, ``_norm``,
-    ``_exponent``, ``_eigenbasis``, ``_power``, ``_cholesky``, ``_root``, ``_sample``,
-    ``_shifted``, ``_scaled``, ``_plus``, ``_times``, ``_account``.
+    ``_exponent``, ``_eigenbasis``, ``_power``, ``_cholesky``, ``_root``, ``_sample``, ``_svd``,
+    ``_spectral_norm``, ``_pinv``, ``_expm``, ``_logm``, ``_shifted``, ``_scaled``, ``_plus``,
+    ``_times``, ``_account``.
     `kronops.operators.diagonal` is the file to read first.
 
     Examples
@@ -355,6 +371,75 @@ class LinearOperator(ABC):
         self._require_square("cholesky")
         return self._cholesky()
 
+    def expm(self) -> LinearOperator:
+        """The exponential ``I + op + op²/2 + …``; of a Kronecker sum, a Kronecker product.
+
+        Raises
+        ------
+        OverflowError
+            It is out of the range of the dtype.
+
+        Notes
+        -----
+        By eigenvalues if Hermitian; ``expm(A ⊕ B) = expm(A) ⊗ expm(B)`` for any factors; matrices
+        that are not Hermitian by scaling and squaring [1]_.
+
+        References
+        ----------
+        .. [1] Al-Mohy and Higham, A new scaling and squaring algorithm for the matrix exponential,
+           SIAM J. Matrix Anal. Appl. 31, 2009.
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> rotation = kronops.DenseOperator(np.array([[0.0, -np.pi / 2], [np.pi / 2, 0.0]])).expm()
+        >>> (rotation @ np.array([1.0, 0.0])).round(12) + 0.0
+        array([0., 1.])
+        """
+        self._require_square("expm")
+        return self._expm()
+
+    def logm(self) -> LinearOperator:
+        """The logarithm of a Hermitian positive definite operator, the inverse of `expm`.
+
+        Raises
+        ------
+        LinAlgError
+            The operator is not Hermitian, or not positive definite.
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> log = kronops.kron(np.diag([1.0, np.e]), np.diag([1.0, np.e**2])).logm()
+        >>> type(log).__name__, log.diagonal()
+        ('KroneckerSumOperator', array([0., 2., 1., 3.]))
+        """
+        self._require_square("logm")
+        return self._logm()
+
+    def pinv(self, rtol: float | None = None) -> LinearOperator:
+        """The Moore-Penrose pseudo-inverse, by singular value decompositions.
+
+        Parameters
+        ----------
+        rtol : float, optional
+            Singular values of no more than ``rtol`` times the largest count as zero. By default
+            ``max(m, n)`` units of rounding, as in the Array API, and their root at most. It is one
+            decision for the whole operator: two factors that are each of full rank may have a
+            Kronecker product that is not.
+
+        Notes
+        -----
+        Derivatives are those that the library has for its singular value decomposition.
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> kronops.DiagonalOperator(np.array([2.0, 0.0])).pinv().diagonal()
+        array([0.5, 0. ])
+        """
+        return self._kept_pinv if rtol is None else self._truncated(as_nonnegative(rtol, "rtol"))
+
     def damped(self, value: float, method: str = "exact", pi: str | float = "trace") -> Any:
         """``op + value·I`` (``method="exact"``), or its Kronecker-factored approximation.
 
@@ -394,6 +479,18 @@ class LinearOperator(ABC):
     def solve(self, b: Array) -> Array:
         """``op⁻¹ b`` for an array of shape ``(n,)`` or ``(..., n, k)``."""
         return self.inverse()._apply(b, "b")
+
+    def lstsq(self, b: Array, rtol: float | None = None) -> Array:
+        """The least-squares solution of smallest norm, ``op.pinv(rtol) @ b``.
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> line = kronops.kron(np.array([[1.0], [1.0]]), np.array([[1.0, 0.0], [1.0, 1.0]]))
+        >>> line.lstsq(np.array([1.0, 2.0, 3.0, 4.0]))
+        array([2., 1.])
+        """
+        return self.pinv(rtol)._apply(b, "b")
 
     def slogdet(self) -> SlogdetResult:
         """Sign and logarithm of the absolute determinant; ``(0, -inf)`` if exactly singular.
@@ -461,6 +558,22 @@ class LinearOperator(ABC):
         order = self.backend.xp.argsort(flat)
         sorted_basis = self._algebra.permute_columns(basis, order)
         return EighResult(self.backend.xp.take(flat, order), sorted_basis)
+
+    def svd(self) -> SVDResult:
+        """Singular values, descending, and vectors, as operators: ``U diag(S) Vh`` is ``op``.
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> u, s, vh = kronops.kron(np.array([[3.0, 0.0]]), np.diag([1.0, -2.0])).svd()
+        >>> s, u.shape, vh.shape
+        (array([6., 3.]), (2, 2), (2, 4))
+        """
+        xp = self.backend.xp
+        left, values, right = self._kept_svd
+        order = xp.argsort(-values)
+        permute = self._algebra.permute_columns
+        return SVDResult(permute(left, order), xp.take(values, order), permute(right, order).H)
 
     def norm(self, ord: Any = "fro") -> Array:
         """A matrix norm: ``"fro"``, 1, 2, ``inf`` or ``"nuc"``, as `numpy.linalg.norm` has them."""
@@ -642,11 +755,33 @@ class LinearOperator(ABC):
         """Eigenvalues of ``range_shape`` in any order, and the unitary basis they belong to."""
         return self._densified._eigenbasis()
 
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        """``U``, ``S``, flat and in any order, and ``V``, with ``U diag(S) Vᴴ`` the operator."""
+        return self._densified._svd()
+
+    def _spectral_norm(self) -> Array:
+        """The largest singular value, an array without axes."""
+        return self.backend.xp.max(self._kept_svd[1])
+
+    def _pinv(self, cutoff: Array) -> LinearOperator:
+        """The pseudo-inverse, in which singular values up to ``cutoff`` are zero."""
+        return self._algebra.truncated_inverse(*self._kept_svd, cutoff)
+
     def _power(self, p: float) -> LinearOperator:
         if p.is_integer():
             return self._algebra.integer_power(self, int(p))
         values, basis = self._eigenbasis()
         return self._algebra.spectral(basis, spectrum.power(values, p, "the operator"))
+
+    def _expm(self) -> LinearOperator:
+        if not self.hermitian:
+            return self._densified._expm()
+        values, basis = self._eigenbasis()
+        return self._algebra.spectral(basis, spectrum.exp(values, "the operator"))
+
+    def _logm(self) -> LinearOperator:
+        values, basis = self._eigenbasis()
+        return self._algebra.spectral(basis, spectrum.log(values, "the operator"))
 
     def _cholesky(self) -> LinearOperator:
         return self._densified._cholesky()
@@ -715,6 +850,23 @@ class LinearOperator(ABC):
     def _kept_inverse(self) -> LinearOperator:
         self._require_square("inverse")
         return self._inverse()
+
+    @cached
+    def _kept_svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        return self._svd()
+
+    @cached
+    def _kept_pinv(self) -> LinearOperator:
+        eps = float(self.backend.xp.finfo(self.dtype).eps)
+        return self._truncated(min(max(self.shape) * eps, eps**0.5))
+
+    def _truncated(self, rtol: float) -> LinearOperator:
+        return self._pinv(self._spectral_norm() * rtol) if all(self.shape) else self.H
+
+    @cached
+    def _schur_form(self) -> tuple[Array, Array]:
+        """Upper triangular ``T`` and unitary ``Z``, complex, with ``Z T Zᴴ = op``."""
+        return self.backend.schur(self._to_dense())
 
     @cached
     def _densified(self) -> Any:

@@ -23,6 +23,7 @@ __all__ = [
     "conjugate",
     "is_real",
     "real_if_real",
+    "scalar_exp",
     "scalar_power",
     "unit_power",
 ]
@@ -106,6 +107,16 @@ def conjugate(scalar: Scalar) -> Scalar:
 def binary_exponent(scalar: Scalar) -> int:
     """The binary exponent of the magnitude; 0 of an array, which nobody may look at."""
     return 0 if is_array(scalar) else math.frexp(abs(scalar))[1]
+
+
+def scalar_exp(scalar: Scalar) -> Scalar:
+    """``e ** scalar``; `OverflowError` where it is too large for a float."""
+    if is_array(scalar):
+        return backend_of(scalar).xp.exp(scalar)
+    try:
+        return cmath.exp(scalar) if isinstance(scalar, complex) else math.exp(scalar)
+    except OverflowError:
+        raise OverflowError(f"e to the power {scalar} is out of the range of a float") from None
 
 
 def scalar_power(scalar: Scalar, p: float) -> Scalar:

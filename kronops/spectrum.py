@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.checks import epsilon, is_complex
 from kronops.errors import LinAlgError, LinAlgWarning, warn
+from kronops.scalars import Scalar, is_real
+from kronops.scaling import rescale
 
-__all__ = ["check_condition", "power", "real", "reciprocal", "require_positive"]
+__all__ = [
+    "check_condition",
+    "check_sums",
+    "exp",
+    "log",
+    "power",
+    "real",
+    "reciprocal",
+    "require_positive",
+    "sums",
+    "truncated_reciprocal",
+]
 
 
 def power(eigenvalues: Array, p: float, what: str) -> Array:
@@ -57,6 +71,47 @@ def reciprocal(eigenvalues: Array, what: str) -> Array:
     return 1.0 / eigenvalues
 
 
+def exp(eigenvalues: Array, what: str) -> Array:
+    """The exponentials; `OverflowError` where one is out of range."""
+    backend = backend_of(eigenvalues)
+    xp, values = backend.xp, backend.values(eigenvalues)
+    if values is not None and 0 not in values.shape:
+        largest = float(xp.max(xp.real(values) if is_complex(values) else values))
+        if largest > math.log(float(xp.finfo(values.dtype).max)):
+            raise OverflowError(
+                f"{what} has an eigenvalue of real part {largest:.4g}, whose exponential is out of "
+                f"the range of {values.dtype}"
+            )
+    return xp.exp(eigenvalues)
+
+
+def log(eigenvalues: Array, what: str) -> Array:
+    """The logarithms; `LinAlgError`, or NaN where nobody can see it, if one has none that is real.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> log(np.array([1.0, np.e]), "the operator")
+    array([0., 1.])
+    """
+    positive = require_positive(real(eigenvalues, what), what)
+    return backend_of(positive).xp.log(positive)
+
+
+def truncated_reciprocal(values: Array, cutoff: Array) -> Array:
+    """``1 / values``; zero where the magnitude is no more than ``cutoff``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> truncated_reciprocal(np.array([2.0, -4.0, 1e-20, 0.0]), 1e-15)
+    array([ 0.5 , -0.25,  0.  ,  0.  ])
+    """
+    xp = backend_of(values).xp
+    kept = xp.abs(values) > cutoff
+    return xp.where(kept, 1 / xp.where(kept, values, xp.ones_like(values)), xp.zeros_like(values))
+
+
 def _clip_rounding(eigenvalues: Array, p: float, what: str) -> Array:
     backend = backend_of(eigenvalues)
     xp = backend.xp
@@ -99,9 +154,52 @@ def check_condition(eigenvalues: Array, computed: bool, what: str) -> None:
     magnitude = backend.xp.abs(values)
     smallest, largest = float(backend.xp.min(magnitude)), float(backend.xp.max(magnitude))
     eps = epsilon(values)
-    if smallest <= (eps / 4 * largest if computed else 0.0):
+    _judge(smallest, largest, eps / 4 if computed else 0.0, 10 * eps, what)
+
+
+def check_sums(spectra: Sequence[Array], shift: Scalar, what: str) -> None:
+    """The same of the sums of one eigenvalue of each spectrum and ``shift``.
+
+    They are judged against the largest parts that they are sums of, whose rounding they have: by
+    the extreme sums alone where all are of one sign.
+    """
+    backend = backend_of(*spectra)
+    seen = [backend.values(values) for values in spectra]
+    if any(values is None or 0 in values.shape for values in seen):
+        return
+    xp, eps = backend.xp, max(map(epsilon, seen))
+    largest = sum(float(xp.max(xp.abs(values))) for values in seen) + abs(complex(shift))
+    smallest = 0.0
+    if not any(map(is_complex, seen)) and is_real(shift):
+        low = sum(float(xp.min(values)) for values in seen) + float(shift)
+        high = sum(float(xp.max(values)) for values in seen) + float(shift)
+        smallest = max(low, -high)
+    if smallest <= 0:
+        smallest = float(xp.min(xp.abs(sums(seen, shift))))
+    _judge(smallest, largest, 4 * eps, 40 * eps, what)
+
+
+def sums(spectra: Sequence[Array], shift: Scalar = 0.0) -> Array:
+    """``shift`` plus the sum of every choice of entries, flat, the last array's fastest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sums([np.array([10.0, 20.0]), np.array([1.0, 2.0, 3.0])], 0.5)
+    array([11.5, 12.5, 13.5, 21.5, 22.5, 23.5])
+    """
+    xp = backend_of(*spectra).xp
+    total = rescale(xp.ones_like(spectra[0][:1]), [shift])
+    for values in spectra:
+        total = xp.reshape(total[:, None] + values, (-1,))
+    return total
+
+
+def _judge(smallest: float, largest: float, zero: float, small: float, what: str) -> None:
+    """By the smallest magnitude over the largest: an error where it is ``zero``, or a warning."""
+    if smallest <= zero * largest:
         raise LinAlgError(f"{what} is singular (a zero eigenvalue): add damping")
-    if smallest < 10 * eps * largest:
+    if smallest < small * largest:
         warn(
             f"{what} has condition number {largest / smallest:.1e}: "
             f"few or no digits of the solution may be right",

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 from kronops import tree
 from kronops.backends import backend_of
@@ -360,6 +361,51 @@ def hermitian_functions(case: Case) -> None:
         _raises(LinAlgError, lambda: op.power(0.5))
 
 
+def exponentials(case: Case) -> None:
+    """expm and logm are those of the matrix; logm is refused if not positive definite"""
+    op, m = case.op, case.matrix
+    if not case.square or not case.moderate:
+        return
+    unit = 1.0 / (case.n * case.largest(m) + 1.0)
+    exponential = (unit * op).expm()
+    case.close(exponential.to_dense(), scipy.linalg.expm(unit * m) if case.n else m, 1.0)
+    if not case.hermitian:
+        _raises(LinAlgError, op.logm)
+        return
+    values, vectors = np.linalg.eigh(m)
+    if np.all(values > 10 * case.n * case.eps * case.largest(values)):
+        want = (vectors * np.log(values)) @ vectors.conj().T
+        case.close(op.logm().to_dense(), want, 1.0 + case.largest(want), case.condition)
+    elif values[0] < -10 * case.n * case.eps * case.largest(values):
+        _raises(LinAlgError, op.logm)
+
+
+def singular_values(case: Case) -> None:
+    """svd, pinv and lstsq are those of the matrix"""
+    op, m = case.op, case.matrix
+    if not case.moderate:
+        return
+    left, values, right = op.svd()
+    want = np.linalg.svd(m, compute_uv=False)
+    size, n = case.largest(want), max(case.m, case.n)
+    case.close(values, want, size)
+    assert values.dtype == case.backend.real_dtype(op.dtype), f"singular values: {values.dtype}"
+    u, vh = case.numpy(left.to_dense()), case.numpy(right.to_dense())
+    case.close(case.array((u * case.numpy(values)) @ vh), m, size * n)
+    for square in (u.conj().T @ u, vh @ vh.conj().T):
+        case.close(case.array(square), np.eye(want.size), float(n))
+    rtol = min(n * case.eps, case.eps**0.5)
+    kept = want > rtol * size
+    if np.any(want[kept] < 1e3 * rtol * size) or np.any(want[~kept] > 0.1 * rtol * size):
+        return  # rounding decides the rank
+    inverse = np.linalg.pinv(m, rtol=rtol)
+    condition = size / want[kept][-1] if np.any(kept) else 1.0
+    case.close(op.pinv().to_dense(), inverse, None, 10 * condition)
+    b, host = case.probe(case.m, 2)
+    scale = case.largest(np.abs(inverse) @ np.abs(host))
+    case.close(op.lstsq(b), inverse @ host, scale, 10 * condition)
+
+
 def exact_damping(case: Case) -> None:
     """damped adds to the diagonal, and solves"""
     op, m = case.op, case.matrix
@@ -531,6 +577,8 @@ LAWS: tuple[Callable[[Case], None], ...] = (
     inverses,
     powers,
     hermitian_functions,
+    exponentials,
+    singular_values,
     exact_damping,
     samples,
     nothing_is_shared,

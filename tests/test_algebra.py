@@ -14,6 +14,7 @@ from kronops import (
     InverseOperator,
     KroneckerEigenOperator,
     KroneckerOperator,
+    KroneckerSumOperator,
     ProductOperator,
     ScaledOperator,
     SumOperator,
@@ -36,6 +37,7 @@ A, B, C, D = definite(2), definite(3), draw(2, 2), draw(3, 3)
 K, L = kron(A, B), kron(C, D)
 IDENTITY = IdentityOperator(6, like=A)
 DIAGONAL = DiagonalOperator(np.arange(1.0, 7))
+SUM, GENERAL_SUM = KroneckerSumOperator([A, B]), KroneckerSumOperator([C, D])
 BLOCKS = kronops.block_diag(A, B)
 
 CLOSED = {
@@ -60,6 +62,22 @@ CLOSED = {
     "K + K": (lambda: K + K, KroneckerOperator),
     "A⊗B + A⊗D": (lambda: kron(A, B) + kron(A, D), KroneckerOperator),
     "flattened": (lambda: kron(A, K), KroneckerOperator),
+    "sum damped": (lambda: SUM.damped(0.1), KroneckerSumOperator),
+    "2 * sum": (lambda: 2 * SUM, KroneckerSumOperator),
+    "-sum": (lambda: -GENERAL_SUM, KroneckerSumOperator),
+    "sum + sum": (lambda: SUM + 2 * GENERAL_SUM, KroneckerSumOperator),
+    "sum - sum": (lambda: SUM - SUM.damped(1.0), KroneckerSumOperator),
+    "sum + c I": (lambda: SUM + 2 * IDENTITY, KroneckerSumOperator),
+    "c I - sum": (lambda: 2 * IDENTITY - SUM, KroneckerSumOperator),
+    "sum of sums": (lambda: KroneckerSumOperator([SUM, A]), KroneckerSumOperator),
+    "sum.H": (lambda: GENERAL_SUM.H, KroneckerSumOperator),
+    "sum.T": (lambda: GENERAL_SUM.T, KroneckerSumOperator),
+    "sum inverse": (lambda: SUM.inverse(), KroneckerEigenOperator),
+    "2 * sum inverse": (lambda: 2 * SUM.inverse(), KroneckerEigenOperator),
+    "general sum inverse": (lambda: GENERAL_SUM.inverse(), InverseOperator),
+    "sum power": (lambda: SUM.power(-0.3), KroneckerEigenOperator),
+    "sum sqrt": (lambda: SUM.sqrt(), KroneckerEigenOperator),
+    "sum squared": (lambda: SUM.power(2), KroneckerEigenOperator),
     "diagonal + diagonal": (lambda: DIAGONAL + DIAGONAL, DiagonalOperator),
     "diagonal @ diagonal": (lambda: DIAGONAL @ DIAGONAL, DiagonalOperator),
     "diagonal + I": (lambda: DIAGONAL + IDENTITY, DiagonalOperator),
@@ -87,7 +105,8 @@ def test_closed_under(name):
 
 
 def test_double_inverses_and_adjoints_are_the_original():
-    for op in (K, L, DIAGONAL, BLOCKS, DenseOperator(C), K.damped(0.1), L.damped(0.1)):
+    ops = K, L, DIAGONAL, BLOCKS, DenseOperator(C), K.damped(0.1), L.damped(0.1), SUM, GENERAL_SUM
+    for op in ops:
         assert op.inverse().inverse() is op
     product = DenseOperator(C) @ DenseOperator(A)
     assert kronops.AdjointOperator(product).H is product

@@ -20,6 +20,7 @@ from kronops import (
     DiagonalOperator,
     IdentityOperator,
     KroneckerOperator,
+    KroneckerSumOperator,
     LinAlgError,
     SeriesOperator,
     kron,
@@ -430,6 +431,7 @@ def functions(assume, a, b, v, damping, scale):
     """Products, solutions and determinants, by every way of damping."""
     op = kron(claimed(assume, a), claimed(assume, b))
     damped, factored = op.damped(damping), op.damped(damping, "factored")
+    total = (scale * KroneckerSumOperator(op.factors)).damped(damping)
     return {
         "multiply": op.multiply(v),
         "adjoint": op.H @ v.reshape(-1),
@@ -446,6 +448,9 @@ def functions(assume, a, b, v, damping, scale):
         "factored logdet": factored.slogdet().logabsdet,
         "trace": op.trace(),
         "diagonal": op.diagonal(),
+        "sum": total.multiply(v),
+        "sum solve": total.solve(v.reshape(-1)),
+        "sum logdet": total.slogdet().logabsdet,
     }
 
 
@@ -456,6 +461,7 @@ def dense_functions(a, b, v, damping, scale):
     root = damping**0.5
     factored = np.kron(a + pi * root * np.eye(2), b + root / pi * np.eye(3))
     damped = matrix + damping * identity
+    total = scale * (np.kron(a, np.eye(3)) + np.kron(np.eye(2), b)) + damping * identity
     return {
         "multiply": (matrix @ flat).reshape(v.shape),
         "adjoint": matrix.conj().T @ flat,
@@ -472,6 +478,9 @@ def dense_functions(a, b, v, damping, scale):
         "factored logdet": np.linalg.slogdet(factored)[1],
         "trace": np.trace(matrix),
         "diagonal": np.diag(matrix),
+        "sum": (total @ flat).reshape(v.shape),
+        "sum solve": np.linalg.solve(total, flat),
+        "sum logdet": np.linalg.slogdet(total)[1],
     }
 
 
@@ -503,6 +512,19 @@ class TestVmap:
             close(jax.vmap(lambda x, form=form: form @ x)(x), x @ dense.T)
             close(jax.vmap(form.solve)(x), np.linalg.solve(dense, x.T).T)
         assert not tracers_in(op)
+
+
+@pytest.mark.parametrize("assume", ["positive definite", None])
+def test_functions_of_operators_under_jit(assume):
+    a, b, x = definite(2), definite(3), draw(6)
+
+    def run(a, b, x):
+        a, b = (DenseOperator(matrix, assume) for matrix in (a, b))
+        op, total = kron(a, b), KroneckerSumOperator([a, b])
+        logarithm = op.logm() @ x if assume else x
+        return total.expm() @ x, logarithm, op.svd().S, op.lstsq(x), total.pinv() @ x
+
+    jax.tree.map(close, jit(run)(a, b, x), run(a, b, x))
 
 
 # -- derivatives ----------------------------------------------------------------------------------
@@ -710,6 +732,8 @@ KEPT = {
     "damped": ("symmetric", ["eigh"] * 2, lambda op: op.damped(0.5)),
     "damped general": ("general", ["schur"] * 2, lambda op: op.damped(0.5)),
     "factored": ("positive definite", ["cholesky"] * 2, lambda op: op.damped(0.5, "factored")),
+    "sum": ("symmetric", ["eigh"] * 2, lambda op: KroneckerSumOperator(op.factors)),
+    "general sum": ("general", ["schur"] * 2, lambda op: KroneckerSumOperator(op.factors)),
 }
 
 

@@ -55,6 +55,7 @@ FLOORS = (
 )
 # Operators that only kronops makes: they stand for results, and have no public constructor.
 INTERNAL_OPERATORS = {"ChunkwiseOperator", "KroneckerSchurOperator", "PermutationOperator"}
+INTERNAL_OPERATORS |= {"SchurBasisOperator"}  # and what two of them share
 # Whatever the user brings is imported by its backend or adapter, and by nothing else.
 ARRAY_LIBRARIES = {"array_api_strict", "cupy", "cupyx", "dask", "jax", "jaxlib", "torch"}
 ARRAY_LIBRARIES |= {"equinox", "lineax", "llvmlite", "numba"}

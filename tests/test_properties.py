@@ -7,9 +7,10 @@ import warnings
 import array_api_strict
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from zoo import Maker, moments
+from zoo import Maker, kron_sum, moments
 
 import kronops
 from kronops import kron
@@ -146,6 +147,59 @@ def test_series_round_trips(make, n, m, timesteps, norm):
         sign, logabsdet = np.linalg.slogdet(to_numpy(op))
         assert float(op.logdet()) == pytest.approx(float(logabsdet), abs=1e-6)
         assert abs(sign - 1) < 1e-6
+
+
+@given(makers, sizes, st.sampled_from(["general", "symmetric"]), st.floats(0, 3))
+def test_kronecker_sums(make, sizes, kind, shift):
+    factors = matrices(make, sizes, kind)
+    want = -2 * (kron_sum(*factors) + shift * np.eye(np.prod(sizes)))
+    assume(np.linalg.cond(want) < 1e6)
+    op = -2 * kronops.KroneckerSumOperator(list(map(make, factors))).damped(shift)
+    v = make.draw(*sizes)
+    close(op.multiply(make(v.ravel())), want @ v.ravel())
+    close(op.multiply_inverse(op.multiply(make(v))), v, 1e-7)
+    close(op, want)
+    close(op.H, want.conj().T)
+    close(op.diagonal(), np.diagonal(want))
+    close(op.trace(), np.trace(want))
+    close(op.norm(), np.linalg.norm(want))
+    close(op.norm(1), np.linalg.norm(want, 1))
+    close(op.norm(np.inf), np.linalg.norm(want, np.inf))
+    sign, logabsdet = np.linalg.slogdet(want)
+    close(op.slogdet().sign, sign, 1e-7)
+    close(op.slogdet().logabsdet, logabsdet, 1e-7)
+
+
+@given(makers, sizes, st.sampled_from(["general", "symmetric"]), st.floats(-1, 1))
+def test_exponentials_of_sums_are_products(make, sizes, kind, scalar):
+    factors = [make.round(m / max(sizes)) for m in matrices(make, sizes, kind)]
+    op = scalar * kronops.KroneckerSumOperator(list(map(make, factors)))
+    want = scipy.linalg.expm(scalar * kron_sum(*factors))
+    made = op.expm()
+    assert isinstance(made, kronops.KroneckerOperator)
+    close(made, want)
+    if kind == "symmetric":
+        np.testing.assert_allclose(to_numpy(made.logm()), scalar * kron_sum(*factors), atol=1e-8)
+
+
+@given(makers, st.data())
+def test_pseudo_inverses_of_any_shape_and_rank(make, data):
+    triple = st.tuples(st.integers(1, 4), st.integers(0, 3), st.integers(1, 4))
+    shapes = data.draw(st.lists(triple, min_size=1, max_size=3))
+    factors = [make.round(make.draw(m, r) @ make.draw(r, n)) for m, r, n in shapes]
+    want = dense(*factors)
+    values = np.linalg.svd(want, compute_uv=False)
+    assume(not np.any((values > 1e-13 * values[0]) & (values < 1e-6 * values[0])))
+    op = kron(*map(make, factors))
+    inverse = np.linalg.pinv(want, rtol=1e-10)
+    close(op.pinv(1e-10), inverse, 1e-7)
+    b = make.draw(want.shape[0])
+    close(op.lstsq(make(b), 1e-10), inverse @ b, 1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", kronops.DensificationWarning)
+        u, s, vh = op.svd()
+    close(s, values, 1e-8)
+    close(make((to_numpy(u) * to_numpy(s)) @ to_numpy(vh)), want, 1e-8)
 
 
 @given(makers, st.lists(sizes, min_size=1, max_size=3), st.floats(0.01, 2))

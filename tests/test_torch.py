@@ -14,7 +14,14 @@ import scipy.linalg
 import zoo
 
 import kronops
-from kronops import DenseOperator, DiagonalOperator, IdentityOperator, block_diag, kron
+from kronops import (
+    DenseOperator,
+    DiagonalOperator,
+    IdentityOperator,
+    KroneckerSumOperator,
+    block_diag,
+    kron,
+)
 from kronops.backends import backend_of
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -77,6 +84,14 @@ def identity(like):
     return IdentityOperator(6, like=like)
 
 
+@pytest.mark.parametrize("shift", [0.0, 1.0, -1.0])
+def test_exponentials_of_small_matrices_have_all_digits(shift):
+    for norm in np.logspace(-4, 0, 30):
+        a = np.array([[1.0, -2.0], [3.0, 0.5]]) * norm / 5 + shift * np.eye(2)
+        made = DenseOperator(torch.tensor(a)).expm().to_dense().numpy()
+        np.testing.assert_allclose(made, scipy.linalg.expm(a), rtol=2e-15, atol=1e-15)
+
+
 # -- derivatives ----------------------------------------------------------------------------------
 
 PRODUCTS = {
@@ -92,6 +107,14 @@ PRODUCTS = {
     "sum": lambda a, b, x, c: (kron(a, b) + DiagonalOperator(x)) @ x,
     "product of operators": lambda a, b, x, c: (kron(a, b) @ DiagonalOperator(x)) @ x,
     "blocks": lambda a, b, x, c: block_diag(a, c * DenseOperator(b)).damped(c) @ x[:5],
+    "Kronecker sum": lambda a, b, x, c: (c * KroneckerSumOperator([a, b])).damped(c) @ x,
+    "exponential": lambda a, b, x, c: KroneckerSumOperator([a, b]).damped(c).expm() @ x,
+    "least squares": lambda a, b, x, c: kron(a, b).lstsq(x, 1e-8),
+    "numbers of a Kronecker sum": lambda a, b, x, c: (
+        KroneckerSumOperator([a, b]).damped(c).trace(),
+        (c * KroneckerSumOperator([a, b])).diagonal(),
+        KroneckerSumOperator([a, b]).to_dense(),
+    ),
     "numbers": lambda a, b, x, c: (
         kron(a, b).damped(c).trace(),
         (c * kron(a, b)).diagonal(),
@@ -130,6 +153,8 @@ SOLVES = {
         torch.cat([x, x[:2]])
     ),
     "diagonal": lambda a, b, x, c: (c * DiagonalOperator(x + 4)).damped(c).solve(x),
+    "Kronecker sum": lambda a, b, x, c: (c * KroneckerSumOperator([a, b])).damped(c).solve(x),
+    "three terms": lambda a, b, x, c: KroneckerSumOperator([a, b, a]).solve(torch.cat([x, x])),
 }  # fmt: skip
 
 DETERMINANTS = {
@@ -148,6 +173,9 @@ DETERMINANTS = {
     ),
     "blocks": lambda a, b, x, c: block_diag(a, c * DenseOperator(b)).damped(c).slogdet().logabsdet,
     "diagonal": lambda a, b, x, c: (c * DiagonalOperator(x + 4)).damped(c).slogdet().logabsdet,
+    "Kronecker sum": lambda a, b, x, c: (
+        (c * KroneckerSumOperator([a, b, a])).damped(c).slogdet().logabsdet
+    ),
 }
 
 FUNCTIONS = (
@@ -155,7 +183,12 @@ FUNCTIONS = (
     | {f"solve: {name}": function for name, function in SOLVES.items()}
     | {f"logdet: {name}": function for name, function in DETERMINANTS.items()}
 )
-BY_SCHUR = ["damped", "damped three factors", "plus a multiple of the identity"]
+BY_SCHUR = [
+    "damped",
+    "damped three factors",
+    "plus a multiple of the identity",
+    "Kronecker sum",
+]
 
 KINDS = ["definite", "general", "repeated"]
 
@@ -182,7 +215,7 @@ def test_complex_derivatives(name):
     assert gradcheck(FUNCTIONS[name], leaves(*inputs("general", COMPLEX)))
 
 
-@pytest.mark.parametrize("name", [name for name in PRODUCTS if name != "numbers"])
+@pytest.mark.parametrize("name", [name for name in PRODUCTS if "numbers" not in name])
 def test_second_derivatives_of_products(name):
     assert gradgradcheck(PRODUCTS[name], leaves(*inputs("definite")))
 

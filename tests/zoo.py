@@ -336,6 +336,36 @@ def kronecker_power(make):
     return op, (vectors * values**-0.5) @ vectors.conj().T
 
 
+# -- Kronecker sums -------------------------------------------------------------------------------
+
+
+def kron_sum(*matrices: np.ndarray) -> np.ndarray:
+    made = np.zeros((1, 1))
+    for m in matrices:
+        made = np.kron(made, np.eye(len(m))) + np.kron(np.eye(len(made)), m)
+    return made
+
+
+@case
+def kronecker_sum_symmetric(make):
+    a, b = make.symmetric(3), make.definite(2)
+    return kronops.KroneckerSumOperator([make(a), make(b)]), kron_sum(a, b)
+
+
+@case
+def kronecker_sum_general(make):
+    a, d, b = make.general(2), make.draw(3) + 4, make.general(2)
+    factors = [make(a), kronops.DiagonalOperator(make(d)), make(b)]
+    op = 0.5 * kronops.KroneckerSumOperator(factors).damped(0.25)
+    return op, 0.5 * kron_sum(a, np.diag(d), b) + 0.125 * np.eye(12)
+
+
+@case
+def kronecker_sum_one_factor(make):
+    a = make.definite(4)
+    return kronops.KroneckerSumOperator([make(a)]), a
+
+
 # -- blocks ---------------------------------------------------------------------------------------
 
 

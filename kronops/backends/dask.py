@@ -34,7 +34,7 @@ class DaskBackend(Backend):
 
     def __init__(self, name: str, xp: Any) -> None:
         own: dict[str, Any] = {"eye": _eye, "matmul": _matmul, "reshape": _reshape, "take": _take}
-        own_linalg: dict[str, Any] = {"matrix_norm": _matrix_norm, "svd": _svd}
+        own_linalg: dict[str, Any] = {"matrix_norm": _matrix_norm}
         linalg = vars(xp.linalg) | own_linalg
         names = vars(xp) | own | {"linalg": types.SimpleNamespace(**linalg)}
         super().__init__(name, types.SimpleNamespace(**names))
@@ -116,6 +116,18 @@ class DaskBackend(Backend):
         spectrum = matrix.shape[:1], _real(matrix.dtype)
         values, vectors = _of_whole("eigh", matrix, spectrum, (matrix.shape, matrix.dtype))
         return values, vectors
+
+    def svd(self, matrix: Array) -> tuple[Array, Array, Array]:
+        """That of the chunks' library."""
+        (m, n), dtype = matrix.shape, matrix.dtype
+        k = min(m, n)
+        forms = ((m, k), dtype), ((k,), _real(dtype)), ((k, n), dtype)
+        u, s, vh = _of_whole("svd", matrix, *forms)
+        return u, s, vh
+
+    def expm(self, matrix: Array) -> Array:
+        """That of the chunks' library."""
+        return _of_whole("expm", matrix, (matrix.shape, matrix.dtype))[0]
 
     def schur(self, matrix: Array) -> tuple[Array, Array]:
         """That of the chunks' library."""
@@ -267,11 +279,3 @@ def _take_chunk(chunk: Array, indices: Array, axis: int) -> Array:
 
 def _matrix_norm(matrix: Array, /, *, ord: Any = "fro") -> Array:
     return _of_whole("matrix_norm", matrix, ((), _real(matrix.dtype)), ord=ord)[0]
-
-
-def _svd(matrix: Array, /, *, full_matrices: bool) -> tuple[Array, ...]:
-    """Of shapes that hold without ``full_matrices``."""
-    (m, n), dtype = matrix.shape, matrix.dtype
-    k = min(m, n)
-    forms = ((m, k), dtype), ((k,), _real(dtype)), ((k, n), dtype)
-    return _of_whole("svd", matrix, *forms, full_matrices=full_matrices)

@@ -176,6 +176,10 @@ class JaxBackend(Backend):
         sign = jnp.prod(units) * (1 - 2 * (exchanges % 2))
         return sign.astype(matrix.dtype), jnp.sum(jnp.log(magnitudes))
 
+    def expm(self, matrix: Array) -> Array:
+        """``jax.scipy.linalg.expm``, of matrices of any norm."""
+        return jsl.expm(self.wide(matrix), max_squarings=64).astype(matrix.dtype)
+
     def schur(self, matrix: Array) -> tuple[Array, Array]:
         """JAX's on CPUs, on the host elsewhere; without derivatives."""
         triangle, basis = _schur(self.wide(matrix))

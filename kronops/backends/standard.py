@@ -273,6 +273,25 @@ class Backend:
             self.xp.astype(vectors, matrix.dtype, copy=False),
         )
 
+    def svd(self, matrix: Array) -> tuple[Array, Array, Array]:
+        """Economy size: ``U`` ``(m, k)``, singular values, descending, and ``Vᴴ`` ``(k, n)``."""
+        try:
+            u, s, vh = self.xp.linalg.svd(self.wide(matrix), full_matrices=False)
+        except (np.linalg.LinAlgError, RuntimeError) as error:
+            raise LinAlgError("the singular values did not converge") from error
+        real = self.real_dtype(matrix.dtype)
+        return (
+            self.xp.astype(u, matrix.dtype, copy=False),
+            self.xp.astype(s, real, copy=False),
+            self.xp.astype(vh, matrix.dtype, copy=False),
+        )
+
+    def expm(self, matrix: Array) -> Array:
+        """The exponential of a square matrix, on the host by SciPy."""
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at what is made
+            made = scipy.linalg.expm(self.to_numpy(self.wide(matrix)))
+        return self.xp.astype(self.from_numpy(made, self.device(matrix)), matrix.dtype, copy=False)
+
     def schur(self, matrix: Array) -> tuple[Array, Array]:
         """Complex Schur form: upper triangular ``T``, unitary ``Z`` with ``Z T Zᴴ = matrix``.
 

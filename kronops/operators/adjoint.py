@@ -40,6 +40,9 @@ class _Flipped(LinearOperator):
             return super()._account(operation, columns)
         return Account(self, "that of A", parts=[self.base._account(operation, columns)])
 
+    def _spectral_norm(self) -> Array:
+        return self.base._spectral_norm()
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class AdjointOperator(_Flipped):
@@ -65,6 +68,12 @@ class AdjointOperator(_Flipped):
 
     def _adjoint(self) -> LinearOperator:
         return self.base
+
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        return self.base._kept_svd[::-1]
+
+    def _pinv(self, cutoff: Array) -> LinearOperator:
+        return self.base._pinv(cutoff).H
 
     def _slogdet(self) -> tuple[Array, Array]:
         sign, logabsdet = self.base._slogdet()
@@ -96,6 +105,13 @@ class TransposedOperator(_Flipped):
 
     def _transpose(self) -> LinearOperator:
         return self.base
+
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        left, values, right = self.base._kept_svd
+        return right.H.T, values, left.H.T
+
+    def _pinv(self, cutoff: Array) -> LinearOperator:
+        return self.base._pinv(cutoff).T
 
     def _slogdet(self) -> tuple[Array, Array]:
         return self.base._slogdet()

@@ -121,6 +121,12 @@ class BlockDiagonalOperator(LinearOperator):
     def _power(self, p: float) -> LinearOperator:
         return self._map(lambda block: block.power(p)) if self._square_blocks else super()._power(p)
 
+    def _expm(self) -> LinearOperator:
+        return self._map(lambda block: block.expm()) if self._square_blocks else super()._expm()
+
+    def _logm(self) -> LinearOperator:
+        return self._map(lambda block: block.logm()) if self._square_blocks else super()._logm()
+
     def _cholesky(self) -> LinearOperator:
         return self._map(lambda block: block.cholesky())
 
@@ -193,6 +199,21 @@ class BlockDiagonalOperator(LinearOperator):
         pairs = [block._eigenbasis() for block in self.operators]
         values = xp.concat([xp.reshape(values, (-1,)) for values, _ in pairs])
         return values, BlockDiagonalOperator(self._collect([basis for _, basis in pairs]))
+
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        lefts, values, rights = zip(*(block._kept_svd for block in self.operators), strict=True)
+        singular_values = self.backend.xp.concat(values)
+        if singular_values.shape[0] < min(self.shape):  # wide and tall blocks
+            return super()._svd()
+        left, right = (BlockDiagonalOperator(self._collect(list(ops))) for ops in (lefts, rights))
+        return left, singular_values, right
+
+    def _spectral_norm(self) -> Array:
+        xp = self.backend.xp
+        return xp.max(xp.stack([b._spectral_norm() for b in self.operators if all(b.shape)]))
+
+    def _pinv(self, cutoff: Array) -> LinearOperator:
+        return self._map(lambda block: block._pinv(cutoff) if all(block.shape) else block.H)
 
     # -- inside --------------------------------------------------------------------------------
 

@@ -211,14 +211,40 @@ class DenseOperator(LinearOperator):
         values, vectors = self._spectrum
         return values, self.with_matrix(vectors)
 
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        u, values, vh = self.backend.svd(self._entries)
+        left, right = (
+            DenseOperator(vectors, "general", check_finite=False, name="singular vectors")
+            for vectors in (u, self.backend.adjoint(vh))
+        )
+        return left, values, right
+
     def _power(self, p: float) -> LinearOperator:
         if p.is_integer():
             return super()._power(p)
-        values, vectors = self._spectrum
+        values = self._spectrum[0]
         if p < 0:
             spectrum.check_condition(values, True, self._label)
-        powers = spectrum.power(values, p, self._label)
-        made = self.backend.xp.matmul(vectors * powers, self.backend.adjoint(vectors))
+        return self._spectral(spectrum.power(values, p, self._label))
+
+    def _expm(self) -> LinearOperator:
+        if self.hermitian and not self._tracked:  # eigenvectors are not differentiated
+            return self._spectral(spectrum.exp(self._spectrum[0], self._label))
+        made = self.backend.expm(self._entries)
+        seen = self.backend.values(made)
+        if seen is not None and not bool(self.backend.xp.all(self.backend.xp.isfinite(seen))):
+            raise OverflowError(
+                f"the exponential of {self._label} is out of the range of its dtype"
+            )
+        return self.with_matrix(made, "symmetric" if self.hermitian else None)
+
+    def _logm(self) -> LinearOperator:
+        return self._spectral(spectrum.log(self._spectrum[0], self._label))
+
+    def _spectral(self, values: Array) -> LinearOperator:
+        """The matrix with its eigenvectors and other, real eigenvalues."""
+        vectors = self._spectrum[1]
+        made = self.backend.xp.matmul(vectors * values, self.backend.adjoint(vectors))
         return self.with_matrix(0.5 * made + 0.5 * self.backend.adjoint(made), "symmetric")
 
     def _cholesky(self) -> LinearOperator:
@@ -315,8 +341,8 @@ class DenseOperator(LinearOperator):
         visible = self.backend.values(self.matrix) is not None
         if visible and not (self.hermitian or is_hermitian(self.matrix)):
             raise LinAlgError(
-                f"{self._label} is not symmetric (Hermitian), as eigh, cholesky and fractional "
-                f"powers need it to be; if that is rounding, take 0.5 * (A + A.conj().T)"
+                f"{self._label} is not symmetric (Hermitian), as eigh, cholesky, logm and "
+                f"fractional powers need it to be; if that is rounding, take 0.5 * (A + A.conj().T)"
             )
 
 

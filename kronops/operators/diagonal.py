@@ -20,7 +20,7 @@ from kronops.scalars import Scalar
 from kronops.scaling import exponent, rescale
 from kronops.vectors import as_layout, in_layout, size_of
 
-__all__ = ["DiagonalOperator"]
+__all__ = ["DiagonalOperator", "polar"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -142,8 +142,25 @@ class DiagonalOperator(LinearOperator):
     def _eigenbasis(self) -> tuple[Array, LinearOperator]:
         return self.entries, IdentityOperator(self.shape[0], like=self.entries)
 
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        phases, magnitudes = polar(self._flat)
+        return phases, magnitudes, IdentityOperator(self.shape[0], like=self.entries)
+
+    def _spectral_norm(self) -> Array:
+        return self._norm(2)
+
+    def _pinv(self, cutoff: Array) -> LinearOperator:
+        return self._with(spectrum.truncated_reciprocal(self.entries, cutoff))
+
     def _power(self, p: float) -> LinearOperator:
         made = spectrum.power(self.entries, p, self._label)
+        return self._with(self.backend.xp.astype(made, self.dtype, copy=False))
+
+    def _expm(self) -> LinearOperator:
+        return self._with(spectrum.exp(self.entries, self._label))
+
+    def _logm(self) -> LinearOperator:
+        made = spectrum.log(self.entries, self._label)
         return self._with(self.backend.xp.astype(made, self.dtype, copy=False))
 
     def _cholesky(self) -> LinearOperator:
@@ -201,3 +218,12 @@ class DiagonalOperator(LinearOperator):
     def _combined(self, other: DiagonalOperator, flat: Array) -> DiagonalOperator:
         same = other.domain_shape == self.domain_shape
         return self._with(self.backend.xp.reshape(flat, self.domain_shape) if same else flat)
+
+
+def polar(values: Array) -> tuple[DiagonalOperator, Array]:
+    """The diagonal of the phases of flat ``values`` (one where they are zero), and magnitudes."""
+    xp = backend_of(values).xp
+    magnitudes, ones = xp.abs(values), xp.ones_like(values)
+    zero = magnitudes == 0
+    phases = xp.where(zero, ones, values / xp.where(zero, xp.ones_like(magnitudes), magnitudes))
+    return DiagonalOperator(phases, check_finite=False), magnitudes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from typing import Any
 
@@ -86,6 +87,12 @@ class IdentityOperator(LinearOperator):
     def _power(self, p: float) -> LinearOperator:
         return self
 
+    def _expm(self) -> LinearOperator:
+        return self * math.e
+
+    def _logm(self) -> LinearOperator:
+        return self * 0.0
+
     def _cholesky(self) -> LinearOperator:
         return self
 
@@ -104,6 +111,18 @@ class IdentityOperator(LinearOperator):
     def _norm(self, ord: Any) -> Array:
         sizes = {"fro": float(self.n) ** 0.5, "nuc": float(self.n)}
         return self._real_number(sizes.get(ord, 1.0 if self.n else 0.0))
+
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        return self, self.backend.xp.abs(self._diagonal()), self
+
+    def _spectral_norm(self) -> Array:
+        return self._real_number(1.0)
+
+    def _pinv(self, cutoff: Array) -> LinearOperator:
+        kept = self._real_number(1.0) > cutoff  # beside larger blocks, one may be nothing
+        if self.backend.values(kept) is not None:
+            return self if bool(kept) else 0.0 * self
+        return self * self.backend.xp.where(kept, 1.0, 0.0)
 
     def _eigenbasis(self) -> tuple[Array, LinearOperator]:
         return self.backend.xp.abs(self._diagonal()), self

@@ -119,8 +119,16 @@ class InverseOperator(LinearOperator):
         identity, of_base = identities[operation]
         return Account(self, identity, parts=[self.base._account(of_base, columns)])
 
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        left, values, right = self.base._kept_svd
+        spectrum.check_condition(values, True, "the operator that is inverted")
+        return right, spectrum.reciprocal(values, "the operator that is inverted"), left
+
     def _power(self, p: float) -> LinearOperator:
         return self.base.power(-p)
+
+    def _logm(self) -> LinearOperator:
+        return -self.base._logm()
 
     def _root(self) -> LinearOperator:
         return self.base._root().inverse().H

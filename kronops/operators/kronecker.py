@@ -193,6 +193,14 @@ class KroneckerOperator(LinearOperator):
         scale, factors = self._positive_parts()
         return self._with([factor.cholesky() for factor in factors], math.sqrt(scale))
 
+    def _logm(self) -> LinearOperator:
+        """``log(A ⊗ B) = log(A) ⊕ log(B)``."""
+        if not self._square_factors:
+            return super()._logm()
+        scale, factors = self._positive_parts()
+        total = self._algebra.kronecker_sum([factor._logm() for factor in factors])
+        return total if scale == 1 else total._shifted(math.log(scale))
+
     def _root(self) -> LinearOperator:
         if not self._square_factors:
             return super()._root()
@@ -267,6 +275,43 @@ class KroneckerOperator(LinearOperator):
         spectra = [self.backend.xp.reshape(v, (-1,)) for v, _ in self._factor_spectra]
         return outer(spectra, self.scale), self.kept_basis
 
+    # -- singular values -----------------------------------------------------------------------
+
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        if self._triplets[1].shape[0] < min(self.shape):  # wide and tall factors
+            return super()._svd()
+        return self._triplets
+
+    @cached
+    def _triplets(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        """Singular vectors and values by those of the factors, but for values that are zero."""
+        lefts, values, rights = zip(*(factor._kept_svd for factor in self.factors), strict=True)
+        size = abs(self.scale)
+        phase = self.scale / size if size else 1.0
+        return KroneckerOperator(lefts, phase), outer(values, size), KroneckerOperator(rights)
+
+    def _spectral_norm(self) -> Array:
+        return product([factor._spectral_norm() for factor in self.factors], abs(self.scale))
+
+    def _pinv(self, cutoff: Array) -> LinearOperator:
+        """Factor by factor, where that keeps what ``cutoff`` keeps of the product; else as a whole.
+
+        A triplet of a factor is needed if it is kept beside the largest of the others. Then so are
+        all products of such triplets, or the product of the smallest ones is not.
+        """
+        xp, largest = self.backend.xp, self.backend.values(self._spectral_norm())
+        if largest is None or largest == 0:
+            return self._algebra.truncated_inverse(*self._triplets, cutoff)
+        cutoffs, smallest = [], []
+        for factor in self.factors:
+            values, top = factor._kept_svd[1], factor._spectral_norm()
+            cutoffs.append(top * (cutoff / largest))
+            smallest.append(xp.min(xp.where(values > cutoffs[-1], values, top)))
+        if not bool(self.backend.values(product(smallest, abs(self.scale)) > cutoff)):
+            return self._algebra.truncated_inverse(*self._triplets, cutoff)
+        parts = [factor._pinv(own) for factor, own in zip(self.factors, cutoffs, strict=True)]
+        return self._with(parts, 1 / self.scale)
+
     # -- damping -------------------------------------------------------------------------------
 
     def _shifted(self, scalar: Scalar) -> LinearOperator:
@@ -282,11 +327,6 @@ class KroneckerOperator(LinearOperator):
     def kept_basis(self) -> KroneckerOperator:
         """The product of the factors' eigenbases, which serve all values of the damping."""
         return self._with([basis for _, basis in self._factor_spectra], 1.0)
-
-    @cached
-    def kept_schur(self) -> list[tuple[Array, Array]]:
-        """The complex Schur form ``T, Z`` of every factor, computed once likewise."""
-        return [self.backend.schur(factor._to_dense()) for factor in self.factors]
 
     def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
         self._require_square_factors("factored damping")

@@ -19,7 +19,7 @@ from kronops.linear_system import solve
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.dense import same
-from kronops.operators.diagonal import DiagonalOperator
+from kronops.operators.diagonal import DiagonalOperator, polar
 from kronops.operators.identity import IdentityOperator
 from kronops.operators.kronecker import KroneckerOperator, as_factors, sample_of_sum
 from kronops.operators.kronecker_schur import KroneckerSchurOperator
@@ -78,7 +78,7 @@ class KroneckerEigenOperator(LinearOperator):
     # inverse. Nothing that follows from arrays is a field, so that moving these moves all of it.
     rotation: KroneckerOperator | None
     values: Array | None
-    base: KroneckerOperator | None
+    base: Any  # a Kronecker product or sum, which keeps its `kept_basis`, or None
     shift: Scalar
     inverted: bool
 
@@ -115,9 +115,9 @@ class KroneckerEigenOperator(LinearOperator):
 
     @classmethod
     def from_shift(
-        cls, base: KroneckerOperator, shift: Scalar, inverted: bool = False
+        cls, base: LinearOperator, shift: Scalar, inverted: bool = False
     ) -> KroneckerEigenOperator:
-        """``base + shift·I`` of a Hermitian Kronecker product, or its inverse."""
+        """``base + shift·I`` of a Hermitian Kronecker product, or its inverse; or that of a sum."""
         rest = {"rotation": None, "values": None}
         fields = {"base": base, "shift": shift, "inverted": inverted, **rest}
         made: KroneckerEigenOperator = tree.rebuild(cls, fields)
@@ -191,8 +191,10 @@ class KroneckerEigenOperator(LinearOperator):
     # -- functions of the eigenvalues ----------------------------------------------------------
 
     def _inverse(self) -> LinearOperator:
-        if self.base is not None and self.inverted:
+        if self.inverted and isinstance(self.base, KroneckerOperator):
             return self.from_shift(self.base, self.shift)
+        if self.inverted:  # a Kronecker sum holds its shift itself
+            return self.base._shifted(self.shift)
         spectrum.check_condition(self._untracked._flat, self.base is not None, self._label)
         if self.base is not None:
             return self.from_shift(self.base, self.shift, inverted=True)
@@ -205,8 +207,18 @@ class KroneckerEigenOperator(LinearOperator):
             return super()._power(p)
         return self._with(spectrum.power(self.eigenvalues, p, self._label))
 
+    def _expm(self) -> LinearOperator:
+        return self._with(spectrum.exp(self.eigenvalues, self._label))
+
     def _eigenbasis(self) -> tuple[Array, LinearOperator]:
         return self.eigenvalues, self.basis
+
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        phases, magnitudes = polar(self._flat)
+        return self.basis @ phases, magnitudes, self.basis
+
+    def _pinv(self, cutoff: Array) -> LinearOperator:
+        return self._with(spectrum.truncated_reciprocal(self.eigenvalues, cutoff))
 
     def _slogdet(self) -> tuple[Array, Array]:
         if self.inverted:
@@ -272,7 +284,7 @@ class KroneckerEigenOperator(LinearOperator):
         if self.base is not None and is_real(scalar) and (is_array(scalar) or scalar != 0):
             factor = 1 / scalar if self.inverted else scalar
             base = self._algebra.scale(factor, self.base)
-            if isinstance(base, KroneckerOperator):
+            if isinstance(base, type(self.base)):
                 return self.from_shift(base, factor * self.shift, self.inverted)
         return self._with(rescale(self.eigenvalues, [scalar]))
 
@@ -307,9 +319,9 @@ class KroneckerEigenOperator(LinearOperator):
     # -- inside --------------------------------------------------------------------------------
 
     @property
-    def _definition(self) -> KroneckerOperator:
-        """The Kronecker product among the fields, of this operator's shapes."""
-        return self.base or self.rotation  # type: ignore[return-value]
+    def _definition(self) -> Any:
+        """The Kronecker product or sum among the fields, of this operator's shapes."""
+        return self.base or self.rotation
 
     @property
     def _varies(self) -> bool:

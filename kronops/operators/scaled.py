@@ -20,6 +20,7 @@ from kronops.scalars import (
     conjugate,
     is_real,
     real_if_real,
+    scalar_exp,
     scalar_power,
     unit_power,
 )
@@ -112,6 +113,20 @@ class ScaledOperator(LinearOperator):
         values, basis = self.base._eigenbasis()
         return rescale(values, [self.scalar]), basis
 
+    def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
+        left, values, right = self.base._kept_svd
+        size = abs(self.scalar)
+        phase = 1.0 if self._is_zero else self.scalar / size
+        return left * phase, rescale(values, [size]), right
+
+    def _spectral_norm(self) -> Array:
+        return rescale(self.base._spectral_norm(), [abs(self.scalar)])
+
+    def _pinv(self, cutoff: Array) -> LinearOperator:
+        if self._is_zero:
+            return self.H
+        return self.base._pinv(cutoff / abs(self.scalar)) * (1 / self.scalar)
+
     def _power(self, p: float) -> LinearOperator:
         if self._is_zero and p < 0:
             raise LinAlgError(f"0 times an operator is singular: it has no power {p}")
@@ -120,6 +135,16 @@ class ScaledOperator(LinearOperator):
         if p.is_integer() or self._is_positive:
             return self.base.power(p) * scalar_power(self.scalar, p)
         return super()._power(p)
+
+    def _expm(self) -> LinearOperator:
+        if isinstance(self.base, IdentityOperator):
+            return self.base * scalar_exp(self.scalar)
+        return super()._expm()
+
+    def _logm(self) -> LinearOperator:
+        if is_array(self.scalar) or not self._is_positive:
+            return super()._logm()
+        return self.base._logm()._shifted(math.log(real_if_real(self.scalar)))
 
     def _cholesky(self) -> LinearOperator:
         if not self._is_positive:
@@ -132,6 +157,11 @@ class ScaledOperator(LinearOperator):
         if not self._is_positive:
             return super()._root()
         return self.base._root() * scalar_power(real_if_real(self.scalar), 0.5)
+
+    @cached
+    def _schur_form(self) -> tuple[Array, Array]:
+        triangle, basis = self.base._schur_form
+        return rescale(triangle, [self.scalar]), basis
 
     @cached
     def _densified(self) -> LinearOperator:

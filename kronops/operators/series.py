@@ -170,7 +170,7 @@ class SeriesOperator(LinearOperator):
         adjoint, xp = self.backend.adjoint, self.backend.xp
         right, plain, lagged, sigmas, alignments = [], [], [], [], []
         for side in self._sides:
-            u, sigma, vh = xp.linalg.svd(side.lag, full_matrices=False)
+            u, sigma, vh = self.backend.svd(side.lag)
             whitening = adjoint(side.basis) / xp.sqrt(side.variances)[:, None]
             right.append(adjoint(vh))
             plain.append(xp.matmul(vh, whitening))

@@ -125,6 +125,9 @@ class SumOperator(LinearOperator):
     def _power(self, p: float) -> LinearOperator:
         return self._densified.power(p)
 
+    def _pinv(self, cutoff: Array) -> LinearOperator:
+        return self._densified._pinv(cutoff)
+
     def _sample(self, normals: Normals) -> Array:
         """A sum of draws for each term; of the whole if a term alone is no covariance."""
         try:
