@@ -11,6 +11,7 @@ from kronops.operators.identity import IdentityOperator
 from kronops.operators.inverse import InverseOperator
 from kronops.operators.kronecker import KroneckerOperator, kron
 from kronops.operators.kronecker_eigen import KroneckerEigenOperator
+from kronops.operators.low_rank_update import LowRankUpdateOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator
 from kronops.operators.series import SeriesOperator
@@ -29,6 +30,7 @@ __all__ = [
     "LinAlgError",
     "LinAlgWarning",
     "LinearOperator",
+    "LowRankUpdateOperator",
     "ProductOperator",
     "ScaledOperator",
     "SeriesOperator",

@@ -14,6 +14,7 @@ from kronops import (
     InverseOperator,
     KroneckerEigenOperator,
     KroneckerOperator,
+    LowRankUpdateOperator,
     ProductOperator,
     ScaledOperator,
     SumOperator,
@@ -37,6 +38,7 @@ K, L = kron(A, B), kron(C, D)
 IDENTITY = IdentityOperator(6, like=A)
 DIAGONAL = DiagonalOperator(np.arange(1.0, 7))
 BLOCKS = kronops.block_diag(A, B)
+UPDATED = LowRankUpdateOperator(K, draw(6, 2))
 
 CLOSED = {
     "K @ L": (lambda: K @ L, KroneckerOperator),
@@ -77,6 +79,14 @@ CLOSED = {
     "I @ K": (lambda: IDENTITY @ K, KroneckerOperator),
     "K @ I": (lambda: K @ IDENTITY, KroneckerOperator),
     "K.power(0)": (lambda: K.power(0), IdentityOperator),
+    "2 * update": (lambda: 2 * UPDATED, LowRankUpdateOperator),
+    "update + base": (lambda: K - UPDATED, LowRankUpdateOperator),
+    "update + unlike": (lambda: UPDATED + DIAGONAL, SumOperator),
+    "update + I": (lambda: IDENTITY + UPDATED, LowRankUpdateOperator),
+    "damped update": (lambda: UPDATED.damped(0.1).base, KroneckerEigenOperator),
+    "update.H": (lambda: UPDATED.H, LowRankUpdateOperator),
+    "update.T": (lambda: UPDATED.T, LowRankUpdateOperator),
+    "base of the update's inverse": (lambda: UPDATED.inverse().base, KroneckerOperator),
 }
 
 
@@ -87,7 +97,7 @@ def test_closed_under(name):
 
 
 def test_double_inverses_and_adjoints_are_the_original():
-    for op in (K, L, DIAGONAL, BLOCKS, DenseOperator(C), K.damped(0.1), L.damped(0.1)):
+    for op in (K, L, DIAGONAL, BLOCKS, DenseOperator(C), K.damped(0.1), L.damped(0.1), UPDATED):
         assert op.inverse().inverse() is op
     product = DenseOperator(C) @ DenseOperator(A)
     assert kronops.AdjointOperator(product).H is product

@@ -43,7 +43,7 @@ FLOORS = (
         "kronops.factor_products",
         "kronops.factorisation",
     ),
-    ("kronops.linear_system",),
+    ("kronops.linear_system", "kronops.refinement"),
     ("kronops.series_sums", "kronops.spectrum"),
     ("kronops.operator",),
     ("kronops.operators",),
@@ -53,7 +53,12 @@ FLOORS = (
     ("kronops.kfac", "kronops.lineax"),
 )
 # Operators that only kronops makes: they stand for results, and have no public constructor.
-INTERNAL_OPERATORS = {"ChunkwiseOperator", "KroneckerSchurOperator", "PermutationOperator"}
+INTERNAL_OPERATORS = {
+    "ChunkwiseOperator",
+    "KroneckerSchurOperator",
+    "LowRankInverseOperator",
+    "PermutationOperator",
+}
 # Whatever the user brings is imported by its backend or adapter, and by nothing else.
 ARRAY_LIBRARIES = {"array_api_strict", "cupy", "cupyx", "dask", "jax", "jaxlib", "torch"}
 ARRAY_LIBRARIES |= {"equinox", "lineax", "llvmlite", "numba"}

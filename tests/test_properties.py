@@ -180,6 +180,33 @@ def test_factored_damping_shares_multiply_to_the_damping(make, value, sizes):
     np.testing.assert_allclose(shares, shares[0], rtol=1e-6)  # in units of the mean eigenvalue
 
 
+@given(makers, sizes, st.integers(0, 3), st.booleans())
+def test_updates_of_low_rank(make, sizes, rank, one_sided):
+    """By Woodbury's identity, of singular middle matrices too."""
+    factors = matrices(make, sizes, "general")
+    base = dense(*factors)
+    u, v = (make.draw(len(base), rank) for _ in range(2))
+    v = u if one_sided else v
+    c = make.draw(rank, 1) @ make.draw(1, rank)
+    want = base + u @ c @ v.conj().T
+    assume(np.linalg.cond(base) < 1e6 and np.linalg.cond(want) < 1e6)
+    op = kronops.LowRankUpdateOperator(
+        kron(*map(make, factors)), make(u), make(c), None if one_sided else make(v)
+    )
+    close(op, want)
+    close(op.H, want.conj().T)
+    close(op.T, want.T)
+    close(op.trace(), np.trace(want))
+    close(op.diagonal(), np.diagonal(want))
+    close(op.slogdet().logabsdet, np.linalg.slogdet(want)[1], 1e-8)
+    inverse = op.inverse()
+    for form in (inverse, inverse.H.H, inverse.T.T, 2 * (0.5 * inverse)):
+        close(form, np.linalg.inv(want), 1e-7)
+    close(inverse.diagonal(), np.diagonal(np.linalg.inv(want)), 1e-7)
+    b = make.draw(len(want))
+    close(op.damped(0.5).solve(make(b)), np.linalg.solve(want + 0.5 * np.eye(len(want)), b), 1e-7)
+
+
 @given(makers, st.integers(1, 5))
 def test_the_dense_model_of_a_case_is_the_operator(make, n):
     with warnings.catch_warnings():

@@ -417,6 +417,24 @@ def series_option_2(make):
     return op, series_matrix(sides, (0.1, 0.2), 3, 2)
 
 
+# -- updates of low rank --------------------------------------------------------------------------
+
+
+@case
+def low_rank_update(make):
+    a, u, v = make.general(4), make.draw(4, 2), make.draw(4, 2)
+    c = make.round(np.array([[0.5, 0.5], [0.5, 0.5]]))  # singular, which Woodbury need not mind
+    op = kronops.LowRankUpdateOperator(make(a), make(u), make(c), make(v))
+    return op, a + u @ c @ v.conj().T
+
+
+@case
+def low_rank_update_definite(make):
+    d, u = make.round(np.abs(make.draw(4)) + 1), make.draw(4, 1)
+    op = kronops.LowRankUpdateOperator(kronops.DiagonalOperator(make(d)), make(u))
+    return op, np.diag(d) + u @ u.conj().T
+
+
 # -- lazy combinations ----------------------------------------------------------------------------
 
 
