@@ -12,6 +12,7 @@ from kronops.operators.inverse import InverseOperator
 from kronops.operators.kronecker import KroneckerOperator, kron
 from kronops.operators.kronecker_eigen import KroneckerEigenOperator
 from kronops.operators.low_rank_update import LowRankUpdateOperator
+from kronops.operators.masked import MaskedOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator
 from kronops.operators.series import SeriesOperator
@@ -31,6 +32,7 @@ __all__ = [
     "LinAlgWarning",
     "LinearOperator",
     "LowRankUpdateOperator",
+    "MaskedOperator",
     "ProductOperator",
     "ScaledOperator",
     "SeriesOperator",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 from kronops import tree
 from kronops.backends import backend_of, is_array
@@ -23,6 +24,7 @@ from kronops.operators.inverse import InverseOperator
 from kronops.operators.kronecker import KroneckerOperator
 from kronops.operators.kronecker_eigen import KroneckerEigenOperator
 from kronops.operators.kronecker_schur import KroneckerSchurOperator
+from kronops.operators.masked import MaskedOperator
 from kronops.operators.permutation import PermutationOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator, identity_multiple
@@ -144,6 +146,14 @@ def dense(matrix: Array, domain_shape: Shape) -> LinearOperator:
 def chunkwise(op: LinearOperator, x: Array) -> LinearOperator:
     """The operator as one that applies to ``x``, in chunks of the operator's library."""
     return ChunkwiseOperator.of(op, backend_of(x))
+
+
+def mask(op: LinearOperator, mask: Any) -> LinearOperator:
+    """The rows and columns of ``op`` at which ``mask`` is true."""
+    made = MaskedOperator(op, mask)
+    if made.shape == op.shape:
+        return op
+    return op._masked(made.kept) or made
 
 
 def _require_one_home(left: LinearOperator, right: LinearOperator) -> None:

@@ -22,6 +22,7 @@ from kronops.backends import (
 from kronops.backends.standard import Array, Backend
 from kronops.caching import cached
 from kronops.checks import as_inexact
+from kronops.columns import submatrix
 from kronops.errors import DensificationWarning, LinAlgError, warn
 from kronops.normals import Normals
 from kronops.scalars import Scalar, as_multiplier, as_nonnegative, as_scalar
@@ -60,6 +61,7 @@ class Algebra(Protocol):
     def permute_columns(self, op: LinearOperator, order: Array) -> LinearOperator: ...
     def dense(self, matrix: Array, domain_shape: Shape) -> LinearOperator: ...
     def chunkwise(self, op: LinearOperator, x: Array) -> LinearOperator: ...
+    def mask(self, op: LinearOperator, mask: Any) -> LinearOperator: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -78,7 +80,7 @@ class LinearOperator(ABC):
     ``domain_shape``, ``range_shape``, ``hermitian``, ``_transpose``, ``_apply_last``,
     ``_inverse``, ``_solve``, ``_slogdet``, ``_trace``, ``_diagonal``, ``_to_dense``, ``_norm``,
     ``_exponent``, ``_eigenbasis``, ``_power``, ``_cholesky``, ``_root``, ``_sample``,
-    ``_shifted``, ``_scaled``, ``_plus``, ``_times``.
+    ``_shifted``, ``_masked``, ``_submatrix``, ``_scaled``, ``_plus``, ``_times``.
     `kronops.operators.diagonal` is the file to read first.
 
     Examples
@@ -387,6 +389,29 @@ class LinearOperator(ABC):
             return self._factored(value, pi)
         raise ValueError(f'method = {method!r}: "exact" and "factored" would do')
 
+    def masked(self, mask: Any) -> LinearOperator:
+        """The rows and columns at which ``mask`` is true, ``P op Pᴴ``.
+
+        Parameters
+        ----------
+        mask : boolean array
+            Of the domain shape, or flat; of any library, or NumPy's.
+
+        Returns
+        -------
+        LinearOperator
+            Diagonal operators, identities and matrices stay such, and the operator itself is
+            returned where the mask is true throughout; else a `MaskedOperator`.
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> op = kronops.DiagonalOperator(np.array([1.0, 2.0, 3.0]))
+        >>> op.masked(np.array([True, False, True])).diagonal()
+        array([1., 3.])
+        """
+        return self._algebra.mask(self, mask)
+
     # -- numbers and arrays made from this operator --------------------------------------------
 
     def solve(self, b: Array) -> Array:
@@ -600,6 +625,10 @@ class LinearOperator(ABC):
     def _to_dense(self) -> Array:
         return columns.dense(self)
 
+    def _submatrix(self, rows: Array, columns: Array) -> Array:
+        """The entries where rows and columns, given by integer arrays, cross."""
+        return submatrix(self, rows, columns)
+
     def _norm(self, ord: Any) -> Array:
         return columns.frobenius_norm(self) if ord == "fro" else self._densified._norm(ord)
 
@@ -628,6 +657,10 @@ class LinearOperator(ABC):
     def _shifted(self, scalar: Scalar) -> LinearOperator:
         """``op + scalar·I`` in closed form, or the plain sum."""
         return self._algebra.shift(self, scalar)
+
+    def _masked(self, kept: Array) -> LinearOperator | None:
+        """The rows and columns at the positions ``kept``, in closed form, or None."""
+        return None
 
     def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
         raise ValueError(

@@ -15,6 +15,7 @@ from kronops import (
     KroneckerEigenOperator,
     KroneckerOperator,
     LowRankUpdateOperator,
+    MaskedOperator,
     ProductOperator,
     ScaledOperator,
     SumOperator,
@@ -38,6 +39,8 @@ K, L = kron(A, B), kron(C, D)
 IDENTITY = IdentityOperator(6, like=A)
 DIAGONAL = DiagonalOperator(np.arange(1.0, 7))
 BLOCKS = kronops.block_diag(A, B)
+MASK = np.asarray([True, False, True, True, False, True])
+MASKED = kronops.MaskedOperator(L, MASK)
 UPDATED = LowRankUpdateOperator(K, draw(6, 2))
 
 CLOSED = {
@@ -84,6 +87,20 @@ CLOSED = {
     "update + unlike": (lambda: UPDATED + DIAGONAL, SumOperator),
     "update + I": (lambda: IDENTITY + UPDATED, LowRankUpdateOperator),
     "damped update": (lambda: UPDATED.damped(0.1).base, KroneckerEigenOperator),
+    "masked K": (lambda: K.masked(MASK), MaskedOperator),
+    "masked diagonal": (lambda: DIAGONAL.masked(MASK), DiagonalOperator),
+    "masked identity": (lambda: IDENTITY.masked(MASK), IdentityOperator),
+    "masked multiple": (lambda: (2 * IDENTITY).masked(MASK).base, IdentityOperator),
+    "masked matrix": (
+        lambda: DenseOperator(B, "positive definite").masked(MASK[:3]),
+        DenseOperator,
+    ),
+    "damped mask": (lambda: K.masked(MASK).damped(0.1).base, KroneckerEigenOperator),
+    "2 * masked": (lambda: 2 * K.masked(MASK), MaskedOperator),
+    "masked.T": (lambda: L.masked(MASK).T, MaskedOperator),
+    "masked twice": (lambda: K.masked(MASK).masked(MASK[:4]).base, KroneckerOperator),
+    "masked + masked": (lambda: MASKED - K.masked(MASK), MaskedOperator),
+    "of two masks": (lambda: MASKED + K.masked(np.roll(MASK, 1)), SumOperator),
     "update.H": (lambda: UPDATED.H, LowRankUpdateOperator),
     "update.T": (lambda: UPDATED.T, LowRankUpdateOperator),
     "base of the update's inverse": (lambda: UPDATED.inverse().base, KroneckerOperator),
@@ -101,6 +118,11 @@ def test_double_inverses_and_adjoints_are_the_original():
         assert op.inverse().inverse() is op
     product = DenseOperator(C) @ DenseOperator(A)
     assert kronops.AdjointOperator(product).H is product
+
+
+def test_a_mask_that_is_true_throughout_leaves_the_operator():
+    for op in (K, DIAGONAL, IDENTITY, UPDATED):
+        assert op.masked(np.ones(6, bool)) is op
 
 
 def test_scalars_are_at_most_one_deep():

@@ -207,6 +207,27 @@ def test_updates_of_low_rank(make, sizes, rank, one_sided):
     close(op.damped(0.5).solve(make(b)), np.linalg.solve(want + 0.5 * np.eye(len(want)), b), 1e-7)
 
 
+@given(makers, sizes, st.data())
+def test_masks_keep_rows_and_columns(make, sizes, data):
+    a, b = (matrices(make, sizes, kind) for kind in ("general", "definite"))
+    whole, n = dense(*a) + dense(*b), len(dense(*a))
+    flags = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    keep = np.flatnonzero(flags)
+    want = whole[keep][:, keep]
+    op = kron(*map(make, a)) + kron(*map(make, b))
+    mask = data.draw(st.sampled_from([np.asarray(flags), make.xp.asarray(flags)]))
+    masked = kronops.MaskedOperator(op, mask)
+    assume(n > len(keep) > 0)
+    close(masked, want)
+    close(masked.H @ make(np.eye(len(keep))), want.conj().T)
+    close(masked.T, want.T)
+    close(masked.diagonal(), np.diagonal(want))
+    close(op.masked(np.asarray(flags).reshape(sizes)) @ make(np.eye(len(keep))), want)
+    again = data.draw(st.lists(st.booleans(), min_size=len(keep), max_size=len(keep)))
+    inner = np.flatnonzero(again)
+    close(masked.masked(np.asarray(again)), want[inner][:, inner]) if len(inner) else None
+
+
 @given(makers, st.integers(1, 5))
 def test_the_dense_model_of_a_case_is_the_operator(make, n):
     with warnings.catch_warnings():

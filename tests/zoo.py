@@ -435,6 +435,17 @@ def low_rank_update_definite(make):
     return op, np.diag(d) + u @ u.conj().T
 
 
+# -- parts ----------------------------------------------------------------------------------------
+
+
+@case
+def masked(make):
+    a, b = make.general(2), make.definite(3)
+    mask = np.asarray([[True, False, True], [True, True, False]])
+    keep = np.flatnonzero(mask)
+    return kronops.MaskedOperator(kronops.kron(make(a), make(b)), mask), kron(a, b)[keep][:, keep]
+
+
 # -- lazy combinations ----------------------------------------------------------------------------
 
 

@@ -257,6 +257,15 @@ class KroneckerOperator(LinearOperator):
     def _to_dense(self) -> Array:
         return kronecker([factor._to_dense() for factor in self.factors], self.scale)
 
+    def _submatrix(self, rows: Array, columns: Array) -> Array:
+        """The product of the factors' entries, at the digits of the rows and of the columns."""
+        parts = []
+        for factor in reversed(self.factors):
+            m, n = factor.shape
+            parts.append(factor._submatrix(rows % m, columns % n))
+            rows, columns = rows // m, columns // n
+        return product(parts, self.scale)
+
     def _norm(self, ord: Any) -> Array:
         return product([factor._norm(ord) for factor in self.factors], abs(self.scale))
 

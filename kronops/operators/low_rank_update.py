@@ -250,6 +250,12 @@ class LowRankUpdateOperator(LinearOperator):
         xp = self.backend.xp
         return self.base._to_dense() + xp.matmul(self._left, self.backend.adjoint(self._right))
 
+    def _submatrix(self, rows: Array, columns: Array) -> Array:
+        take = self.backend.xp.take
+        left, right = take(self._left, rows, axis=0), take(self._right, columns, axis=0)
+        update = self.backend.xp.matmul(left, self.backend.adjoint(right))
+        return self.base._submatrix(rows, columns) + update
+
     def _sample(self, normals: Normals) -> Array:
         """A draw for each term; of the whole if a term alone is no covariance."""
         if not self.hermitian:
