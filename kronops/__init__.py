@@ -17,6 +17,7 @@ from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator
 from kronops.operators.series import SeriesOperator
 from kronops.operators.sum import SumOperator
+from kronops.operators.toeplitz import ToeplitzOperator
 
 __all__ = [
     "AdjointOperator",
@@ -37,6 +38,7 @@ __all__ = [
     "ScaledOperator",
     "SeriesOperator",
     "SumOperator",
+    "ToeplitzOperator",
     "TransposedOperator",
     "block_diag",
     "kron",

@@ -19,6 +19,7 @@ from kronops import (
     ProductOperator,
     ScaledOperator,
     SumOperator,
+    ToeplitzOperator,
     kron,
 )
 
@@ -41,6 +42,7 @@ DIAGONAL = DiagonalOperator(np.arange(1.0, 7))
 BLOCKS = kronops.block_diag(A, B)
 MASK = np.asarray([True, False, True, True, False, True])
 MASKED = kronops.MaskedOperator(L, MASK)
+TOEPLITZ = kronops.ToeplitzOperator(draw(6), draw(6))
 UPDATED = LowRankUpdateOperator(K, draw(6, 2))
 
 CLOSED = {
@@ -101,6 +103,13 @@ CLOSED = {
     "masked twice": (lambda: K.masked(MASK).masked(MASK[:4]).base, KroneckerOperator),
     "masked + masked": (lambda: MASKED - K.masked(MASK), MaskedOperator),
     "of two masks": (lambda: MASKED + K.masked(np.roll(MASK, 1)), SumOperator),
+    "Toeplitz.H": (lambda: TOEPLITZ.H, ToeplitzOperator),
+    "Toeplitz.T": (lambda: TOEPLITZ.T, ToeplitzOperator),
+    "1j * Toeplitz": (lambda: 1j * TOEPLITZ, ToeplitzOperator),
+    "Toeplitz + Toeplitz": (lambda: TOEPLITZ + 2 * TOEPLITZ.H, ToeplitzOperator),
+    "Toeplitz + I": (lambda: IDENTITY - TOEPLITZ, ToeplitzOperator),
+    "damped Toeplitz": (lambda: TOEPLITZ.damped(0.5), ToeplitzOperator),
+    "Toeplitz factor": (lambda: kron(TOEPLITZ, A).H.factors[0], ToeplitzOperator),
     "update.H": (lambda: UPDATED.H, LowRankUpdateOperator),
     "update.T": (lambda: UPDATED.T, LowRankUpdateOperator),
     "base of the update's inverse": (lambda: UPDATED.inverse().base, KroneckerOperator),

@@ -7,6 +7,7 @@ import warnings
 import array_api_strict
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from zoo import Maker, moments
@@ -205,6 +206,25 @@ def test_updates_of_low_rank(make, sizes, rank, one_sided):
     close(inverse.diagonal(), np.diagonal(np.linalg.inv(want)), 1e-7)
     b = make.draw(len(want))
     close(op.damped(0.5).solve(make(b)), np.linalg.solve(want + 0.5 * np.eye(len(want)), b), 1e-7)
+
+
+@given(makers, st.integers(1, 9), st.integers(1, 9), st.booleans(), st.sampled_from([1, 2j]))
+def test_toeplitz_matrices(make, m, n, one_line, scalar):
+    column, row = make.draw(m), make.draw(n)
+    want = scipy.linalg.toeplitz(column, None if one_line else row)
+    op = kronops.ToeplitzOperator(make(column), None if one_line else make(row))
+    x = make.draw(want.shape[1], 2)
+    close(op @ make(x), want @ x)
+    close(op @ make(x[:, 0]), want @ x[:, 0])
+    for made, matrix in ((op, want), (scalar * op, scalar * want), (op + op.H.H, 2 * want)):
+        close(made, matrix)
+        close(made.H, matrix.conj().T)
+        close(made.T @ make(np.eye(len(want))), matrix.T)
+        close(made.norm(), np.linalg.norm(matrix))
+    if m == n or one_line:
+        close(op.damped(0.5), want + 0.5 * np.eye(m))
+        close(op.diagonal(), np.diagonal(want))
+        assert not op.hermitian or np.all(want == want.conj().T)
 
 
 @given(makers, sizes, st.data())

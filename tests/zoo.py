@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 import kronops
 from kronops.backends import backend_of
@@ -444,6 +445,20 @@ def masked(make):
     mask = np.asarray([[True, False, True], [True, True, False]])
     keep = np.flatnonzero(mask)
     return kronops.MaskedOperator(kronops.kron(make(a), make(b)), mask), kron(a, b)[keep][:, keep]
+
+
+@case
+def toeplitz(make):
+    column, row = make.draw(3), make.draw(4)
+    op = kronops.ToeplitzOperator(make(column), make(row))
+    return op, scipy.linalg.toeplitz(column, row)
+
+
+@case
+def toeplitz_hermitian(make):
+    column = make.draw(4)
+    column[0] = column[0].real
+    return kronops.ToeplitzOperator(make(column)), scipy.linalg.toeplitz(column)
 
 
 # -- lazy combinations ----------------------------------------------------------------------------
