@@ -2,6 +2,7 @@
 
 from kronops import algebra as _algebra  # completes LinearOperator: see kronops.algebra
 from kronops.errors import DensificationWarning, LinAlgError, LinAlgWarning
+from kronops.nearest import nearest_kronecker
 from kronops.operator import LinearOperator
 from kronops.operators.adjoint import AdjointOperator, TransposedOperator
 from kronops.operators.block_diagonal import BlockDiagonalOperator, block_diag
@@ -42,6 +43,7 @@ __all__ = [
     "TransposedOperator",
     "block_diag",
     "kron",
+    "nearest_kronecker",
 ]
 
 __version__ = "0.1.0"

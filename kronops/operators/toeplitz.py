@@ -45,11 +45,11 @@ class ToeplitzOperator(LinearOperator):
     Notes
     -----
     A product is a convolution by fast Fourier transforms of length ``L``, the first power of two
-    from ``m + n - 1`` on [1]_: ``O(L log L)`` flops, real ones for real data. It is accurate normwise, not
-    entry by entry: an entry is off by at most about ``eps log₂ L ‖t‖ ‖x‖``, where ``t`` holds the
-    ``m + n - 1`` entries. Data of very unlike sizes lose digits of small results, which
-    ``DenseOperator(op.to_dense())`` would keep. Where a library has no transforms, the matrix is
-    multiplied by.
+    from ``m + n - 1`` on [1]_: ``O(L log L)`` flops, real ones for real data. It is accurate
+    normwise, not entry by entry: an entry is off by at most about ``eps log₂ L ‖t‖ ‖x‖``, where
+    ``t`` holds the ``m + n - 1`` entries. Data of very unlike sizes lose digits of small results,
+    which ``DenseOperator(op.to_dense())`` would keep. Where a library has no transforms, products
+    are those of the matrix.
 
     Sums, multiples and damping are Toeplitz again. Solves, determinants and powers write the
     matrix out, with a `DensificationWarning`: the fast recursions of Levinson and of Schur are
