@@ -30,6 +30,7 @@ FLOORS = (
     ("kronops.backends",),
     (
         "kronops.checks",
+        "kronops.indexing",
         "kronops.normals",
         "kronops.scalars",
         "kronops.scaling",
@@ -59,6 +60,7 @@ INTERNAL_OPERATORS = {
     "KroneckerSchurOperator",
     "LowRankInverseOperator",
     "PermutationOperator",
+    "SelectionOperator",
 }
 # Whatever the user brings is imported by its backend or adapter, and by nothing else.
 ARRAY_LIBRARIES = {"array_api_strict", "cupy", "cupyx", "dask", "jax", "jaxlib", "torch"}
