@@ -11,6 +11,7 @@ from kronops.backends.standard import Array
 from kronops.checks import epsilon
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
+from kronops.scaling import largest
 
 if TYPE_CHECKING:
     from kronops.operator import LinearOperator
@@ -60,6 +61,8 @@ def refined(
     if backend_of(b).values(x) is None:
         for _ in range(_BLIND_STEPS):
             x = x + approximate(b - op._matmat(x))
+        return x
+    if not math.isfinite(largest(b)):
         return x
     eps, norm, kept, least = epsilon(x), size(), x, math.inf
     for _ in range(_STEPS):

@@ -49,6 +49,22 @@ def test_what_cannot_be_refined_is_refused():
         op.solve(rng.standard_normal(4))
 
 
+def test_what_is_not_finite_is_no_error():
+    op = LowRankUpdateOperator(IDENTITY, E)
+    assert np.isnan(op.solve(np.asarray([np.nan, 0, 0, 1]))[0])
+
+
+def test_the_inverse_goes_through_jit():
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    u = jax.numpy.asarray(rng.standard_normal((4, 2)), np.float32)
+    base = DiagonalOperator(jax.numpy.arange(1.0, 5.0))
+    inverse, b = LowRankUpdateOperator(base, u).inverse(), jax.numpy.ones(4)
+    made = jax.jit(lambda op, b: (op @ b, op.inverse() @ b, op.H @ b, op.trace()))(inverse, b)
+    want = inverse @ b, inverse.inverse() @ b, inverse @ b, inverse.trace()
+    for one, other in zip(made, want, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
 def test_a_singular_base_is_named():
     for base in (np.ones((4, 4)), DiagonalOperator(np.asarray([1.0, 0.0, 2.0, 3.0]))):
         op = LowRankUpdateOperator(base, E)

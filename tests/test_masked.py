@@ -100,6 +100,14 @@ def test_a_mask_needs_a_square_operator():
         MaskedOperator(np.eye(2), np.ones(2, bool))
 
 
+def test_a_diagonal_in_pytorchs_layout():
+    op = kronops.DiagonalOperator(rng.standard_normal((2, 3)), layout="out,in")
+    part = op.masked(np.arange(6) > 2)
+    np.testing.assert_array_equal(part.diagonal(), op.diagonal()[3:])
+    with pytest.raises(ValueError, match="what would do"):
+        part.multiply(np.ones((1, 2)))
+
+
 def test_nothing_and_blocks():
     assert K.masked(np.zeros((9, 8), bool)).shape == (0, 0)
     blocks = kronops.BlockDiagonalOperator({"a": definite(2), "b": definite(1)})

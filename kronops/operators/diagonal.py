@@ -157,7 +157,8 @@ class DiagonalOperator(LinearOperator):
         return self._with(self.entries + rescale(self.backend.xp.ones_like(self.entries), [scalar]))
 
     def _masked(self, kept: Array) -> LinearOperator:
-        return self._with(self.backend.xp.take(self._flat, kept))
+        some = self.backend.xp.take(self._flat, kept)  # flat, and so of no layout
+        return DiagonalOperator(some, check_finite=False, name=self.name)
 
     def _submatrix(self, rows: Array, columns: Array) -> Array:
         xp = self.backend.xp

@@ -46,7 +46,7 @@ class MaskedOperator(LinearOperator):
     Notes
     -----
     A product is one with ``B`` on a vector that is zero where the mask is false. There is no closed
-    form of the inverse: `solve` and determinants write the matrix out, with a
+    form of the inverse: solves and determinants write the matrix out, with a
     `DensificationWarning`. `kronops.linalg.solve_masked` solves by products alone.
 
     Examples
