@@ -105,7 +105,7 @@ def test_a_diagonal_in_pytorchs_layout():
     part = op.masked(np.arange(6) > 2)
     np.testing.assert_array_equal(part.diagonal(), op.diagonal()[3:])
     with pytest.raises(ValueError, match="what would do"):
-        part.multiply(np.ones((1, 2)))
+        part.multiply(np.ones((3, 2)))
 
 
 def test_nothing_and_blocks():
