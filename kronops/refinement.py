@@ -50,7 +50,7 @@ def refined(
     Raises
     ------
     LinAlgError
-        The backward error stays above ``10 eps n``.
+        The backward error stays above ``10 eps Σ nᵢ``, the sum being over the domain shape.
 
     References
     ----------
@@ -75,7 +75,8 @@ def refined(
         least = error
         x = x + approximate(residual)
     least = min(least, error)
-    if not least <= 10 * eps * max(op.shape[0], 1):
+    shape = op.domain_shape
+    if not least <= 10 * eps * max(sum(shape) if isinstance(shape, tuple) else op.shape[1], 1):
         raise LinAlgError(f"a solve ends with a backward error of {least:.1e}: {advice}")
     return kept
 
