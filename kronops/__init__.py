@@ -2,6 +2,7 @@
 
 from kronops import algebra as _algebra  # completes LinearOperator: see kronops.algebra
 from kronops.errors import DensificationWarning, LinAlgError, LinAlgWarning
+from kronops.nearest import nearest_kronecker
 from kronops.operator import LinearOperator
 from kronops.operators.adjoint import AdjointOperator, TransposedOperator
 from kronops.operators.block_diagonal import BlockDiagonalOperator, block_diag
@@ -12,10 +13,13 @@ from kronops.operators.inverse import InverseOperator
 from kronops.operators.kronecker import KroneckerOperator, kron
 from kronops.operators.kronecker_eigen import KroneckerEigenOperator
 from kronops.operators.kronecker_sum import KroneckerSumOperator
+from kronops.operators.low_rank_update import LowRankUpdateOperator
+from kronops.operators.masked import MaskedOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator
 from kronops.operators.series import SeriesOperator
 from kronops.operators.sum import SumOperator
+from kronops.operators.toeplitz import ToeplitzOperator
 
 __all__ = [
     "AdjointOperator",
@@ -31,13 +35,17 @@ __all__ = [
     "LinAlgError",
     "LinAlgWarning",
     "LinearOperator",
+    "LowRankUpdateOperator",
+    "MaskedOperator",
     "ProductOperator",
     "ScaledOperator",
     "SeriesOperator",
     "SumOperator",
+    "ToeplitzOperator",
     "TransposedOperator",
     "block_diag",
     "kron",
+    "nearest_kronecker",
 ]
 
 __version__ = "0.1.0"

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 from kronops import spectrum, tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
+from kronops.indexing import Index
 from kronops.operator import LinearOperator
 from kronops.operators.adjoint import AdjointOperator, TransposedOperator
 from kronops.operators.chunkwise import ChunkwiseOperator
@@ -24,9 +26,11 @@ from kronops.operators.kronecker import KroneckerOperator
 from kronops.operators.kronecker_eigen import KroneckerEigenOperator
 from kronops.operators.kronecker_schur import KroneckerSchurOperator
 from kronops.operators.kronecker_sum import KroneckerSumOperator
+from kronops.operators.masked import MaskedOperator
 from kronops.operators.permutation import PermutationOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator, identity_multiple
+from kronops.operators.selection import SelectionOperator
 from kronops.operators.sum import SumOperator
 from kronops.scalars import Scalar
 from kronops.vectors import Shape
@@ -159,6 +163,35 @@ def dense(matrix: Array, domain_shape: Shape) -> LinearOperator:
 def chunkwise(op: LinearOperator, x: Array) -> LinearOperator:
     """The operator as one that applies to ``x``, in chunks of the operator's library."""
     return ChunkwiseOperator.of(op, backend_of(x))
+
+
+def mask(op: LinearOperator, mask: Any) -> LinearOperator:
+    """The rows and columns of ``op`` at which ``mask`` is true."""
+    made = MaskedOperator(op, mask)
+    if made.shape == op.shape:
+        return op
+    return op._masked(made.kept) or made
+
+
+def select(op: LinearOperator, rows: Index, columns: Index) -> Any:
+    """An entry, a row or a column as an array; of several rows and columns an operator."""
+    if isinstance(rows, int) and isinstance(columns, int):
+        return op._entry(rows, columns)
+    if isinstance(rows, int):
+        return _picked(op, op.T._column(rows), columns)
+    if isinstance(columns, int):
+        return _picked(op, op._column(columns), rows)
+    if rows is not None:
+        op = compose(SelectionOperator.of(rows, op.shape[0], op._like), op)
+    if columns is not None:
+        op = compose(SelectionOperator.of(columns, op.shape[1], op._like), op.T).T
+    return op
+
+
+def _picked(op: LinearOperator, line: Array, places: Index) -> Array:
+    if places is None:
+        return op.backend.copy(line)
+    return SelectionOperator.of(places, line.shape[0], op._like)._apply_last(line)
 
 
 def _require_one_home(left: LinearOperator, right: LinearOperator) -> None:

@@ -1,4 +1,4 @@
-"""What can be had from products alone: the matrix, its diagonal, its Frobenius norm.
+"""What can be had from products alone: the matrix or parts of it, its Frobenius norm.
 
 Columns of the identity are multiplied block by block, so that memory stays near one vector's;
 the cost is ``n`` products. The right default for operators that know nothing cheaper.
@@ -14,7 +14,7 @@ from kronops.backends.standard import Array
 if TYPE_CHECKING:
     from kronops.operator import LinearOperator
 
-__all__ = ["dense", "diagonal", "frobenius_norm"]
+__all__ = ["dense", "diagonal", "frobenius_norm", "scaled_norm", "submatrix"]
 
 _ENTRIES_AT_ONCE = 2**20
 
@@ -36,6 +36,20 @@ def diagonal(op: LinearOperator) -> Array:
         for start, block in _column_blocks(op)
     ]
     return xp.concat([xp.zeros((0,), dtype=op.dtype, device=op.device), *pieces])
+
+
+def submatrix(op: LinearOperator, rows: Array, columns: Array) -> Array:
+    """The entries where ``rows`` and ``columns``, integer arrays, cross."""
+    xp, n = op.backend.xp, op.shape[1]
+    step = max(1, _ENTRIES_AT_ONCE // max(*op.shape, 1))
+    everywhere = xp.arange(n, device=op.device)[:, None]
+    pieces = [xp.zeros((rows.shape[0], 0), dtype=op.dtype, device=op.device)]
+    count = columns.shape[0]
+    for start in range(0, count, step):
+        here = columns[start : min(start + step, count)]
+        chosen = xp.astype(everywhere == here, op.dtype)
+        pieces.append(xp.take(op._matmat(chosen), rows, axis=0))
+    return xp.concat(pieces, axis=1)
 
 
 def frobenius_norm(op: LinearOperator) -> Array:

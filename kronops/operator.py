@@ -23,8 +23,10 @@ from kronops.backends import (
 from kronops.backends.standard import Array, Backend
 from kronops.caching import cached
 from kronops.checks import as_inexact
+from kronops.columns import submatrix
 from kronops.errors import DensificationWarning, LinAlgError, warn
 from kronops.explaining import Account, default_account, explain
+from kronops.indexing import Index, as_indices
 from kronops.normals import Normals
 from kronops.scalars import Scalar, as_multiplier, as_nonnegative, as_scalar
 from kronops.vectors import Shape, flatten, same_form, size_of
@@ -77,6 +79,8 @@ class Algebra(Protocol):
     ) -> LinearOperator: ...
     def dense(self, matrix: Array, domain_shape: Shape) -> LinearOperator: ...
     def chunkwise(self, op: LinearOperator, x: Array) -> LinearOperator: ...
+    def mask(self, op: LinearOperator, mask: Any) -> LinearOperator: ...
+    def select(self, op: LinearOperator, rows: Index, columns: Index) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -95,8 +99,8 @@ class LinearOperator(ABC):
     ``domain_shape``, ``range_shape``, ``hermitian``, ``_transpose``, ``_apply_last``,
     ``_inverse``, ``_solve``, ``_slogdet``, ``_trace``, ``_diagonal``, ``_to_dense``, ``_norm``,
     ``_exponent``, ``_eigenbasis``, ``_power``, ``_cholesky``, ``_root``, ``_sample``, ``_svd``,
-    ``_spectral_norm``, ``_pinv``, ``_expm``, ``_logm``, ``_shifted``, ``_scaled``, ``_plus``,
-    ``_times``, ``_account``.
+    ``_spectral_norm``, ``_pinv``, ``_expm``, ``_logm``, ``_shifted``, ``_masked``, ``_submatrix``,
+    ``_entry``, ``_column``, ``_scaled``, ``_plus``, ``_times``, ``_account``.
     `kronops.operators.diagonal` is the file to read first.
 
     Examples
@@ -122,6 +126,7 @@ class LinearOperator(ABC):
 
     _algebra: ClassVar[Algebra]
     __array_ufunc__: ClassVar[None] = None  # NumPy leaves ``array @ op`` and ``scalar * op`` to us
+    __iter__: ClassVar[None] = None  # as Python would make one from ``op[0]``, ``op[1]``, …
 
     # -- the contract --------------------------------------------------------------------------
 
@@ -474,6 +479,52 @@ class LinearOperator(ABC):
             return self._factored(value, pi)
         raise ValueError(f'method = {method!r}: "exact" and "factored" would do')
 
+    def masked(self, mask: Any) -> LinearOperator:
+        """The rows and columns at which ``mask`` is true, ``P op Pᴴ``.
+
+        Parameters
+        ----------
+        mask : boolean array
+            Of the domain shape, or flat; of any library, or NumPy's.
+
+        Returns
+        -------
+        LinearOperator
+            Diagonal operators, identities and matrices stay such, and the operator itself is
+            returned where the mask is true throughout; else a `MaskedOperator`.
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> op = kronops.DiagonalOperator(np.array([1.0, 2.0, 3.0]))
+        >>> op.masked(np.array([True, False, True])).diagonal()
+        array([1., 3.])
+        """
+        return self._algebra.mask(self, mask)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Entries, rows and columns: arrays for integers, operators for anything else.
+
+        ``op[i, j]`` is an array without axes; ``op[i]``, ``op[i, :]`` and ``op[:, j]`` are flat
+        arrays. Slices, and arrays of integers or booleans, give an operator that multiplies by way
+        of this one: ``op[:5]``, ``op[:, [3, 1]]``, ``op[rows][:, columns]``.
+
+        Raises
+        ------
+        IndexError
+            Out of range; repeated entries; two arrays at once; anything else.
+
+        Examples
+        --------
+        >>> import numpy as np, kronops
+        >>> op = kronops.kron(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 10.0]]))
+        >>> op[1, 3], op[0]
+        (np.float64(40.0), array([ 1., 10.,  2., 20.]))
+        >>> op[:, ::2] @ np.ones(2)
+        array([3., 7.])
+        """
+        return self._algebra.select(self, *as_indices(key, self.shape))
+
     # -- numbers and arrays made from this operator --------------------------------------------
 
     def solve(self, b: Array) -> Array:
@@ -748,6 +799,20 @@ class LinearOperator(ABC):
     def _to_dense(self) -> Array:
         return columns.dense(self)
 
+    def _entry(self, row: int, column: int) -> Array:
+        xp = self.backend.xp
+        places = [xp.asarray([index], device=self.device) for index in (row, column)]
+        return self._submatrix(*places)[0, 0]
+
+    def _column(self, column: int) -> Array:
+        xp = self.backend.xp
+        everywhere = xp.arange(self.shape[0], device=self.device)
+        return self._submatrix(everywhere, xp.asarray([column], device=self.device))[:, 0]
+
+    def _submatrix(self, rows: Array, columns: Array) -> Array:
+        """The entries where rows and columns, given by integer arrays, cross."""
+        return submatrix(self, rows, columns)
+
     def _norm(self, ord: Any) -> Array:
         return columns.frobenius_norm(self) if ord == "fro" else self._densified._norm(ord)
 
@@ -798,6 +863,10 @@ class LinearOperator(ABC):
     def _shifted(self, scalar: Scalar) -> LinearOperator:
         """``op + scalar·I`` in closed form, or the plain sum."""
         return self._algebra.shift(self, scalar)
+
+    def _masked(self, kept: Array) -> LinearOperator | None:
+        """The rows and columns at the positions ``kept``, in closed form, or None."""
+        return None
 
     def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
         raise ValueError(

@@ -15,9 +15,12 @@ from kronops import (
     KroneckerEigenOperator,
     KroneckerOperator,
     KroneckerSumOperator,
+    LowRankUpdateOperator,
+    MaskedOperator,
     ProductOperator,
     ScaledOperator,
     SumOperator,
+    ToeplitzOperator,
     kron,
 )
 
@@ -39,6 +42,10 @@ IDENTITY = IdentityOperator(6, like=A)
 DIAGONAL = DiagonalOperator(np.arange(1.0, 7))
 SUM, GENERAL_SUM = KroneckerSumOperator([A, B]), KroneckerSumOperator([C, D])
 BLOCKS = kronops.block_diag(A, B)
+MASK = np.asarray([True, False, True, True, False, True])
+MASKED = kronops.MaskedOperator(L, MASK)
+TOEPLITZ = kronops.ToeplitzOperator(draw(6), draw(6))
+UPDATED = LowRankUpdateOperator(K, draw(6, 2))
 
 CLOSED = {
     "K @ L": (lambda: K @ L, KroneckerOperator),
@@ -95,6 +102,35 @@ CLOSED = {
     "I @ K": (lambda: IDENTITY @ K, KroneckerOperator),
     "K @ I": (lambda: K @ IDENTITY, KroneckerOperator),
     "K.power(0)": (lambda: K.power(0), IdentityOperator),
+    "2 * update": (lambda: 2 * UPDATED, LowRankUpdateOperator),
+    "update + base": (lambda: K - UPDATED, LowRankUpdateOperator),
+    "update + unlike": (lambda: UPDATED + DIAGONAL, SumOperator),
+    "update + I": (lambda: IDENTITY + UPDATED, LowRankUpdateOperator),
+    "damped update": (lambda: UPDATED.damped(0.1).base, KroneckerEigenOperator),
+    "masked K": (lambda: K.masked(MASK), MaskedOperator),
+    "masked diagonal": (lambda: DIAGONAL.masked(MASK), DiagonalOperator),
+    "masked identity": (lambda: IDENTITY.masked(MASK), IdentityOperator),
+    "masked multiple": (lambda: (2 * IDENTITY).masked(MASK).base, IdentityOperator),
+    "masked matrix": (
+        lambda: DenseOperator(B, "positive definite").masked(MASK[:3]),
+        DenseOperator,
+    ),
+    "damped mask": (lambda: K.masked(MASK).damped(0.1).base, KroneckerEigenOperator),
+    "2 * masked": (lambda: 2 * K.masked(MASK), MaskedOperator),
+    "masked.T": (lambda: L.masked(MASK).T, MaskedOperator),
+    "masked twice": (lambda: K.masked(MASK).masked(MASK[:4]).base, KroneckerOperator),
+    "masked + masked": (lambda: MASKED - K.masked(MASK), MaskedOperator),
+    "of two masks": (lambda: MASKED + K.masked(np.roll(MASK, 1)), SumOperator),
+    "Toeplitz.H": (lambda: TOEPLITZ.H, ToeplitzOperator),
+    "Toeplitz.T": (lambda: TOEPLITZ.T, ToeplitzOperator),
+    "1j * Toeplitz": (lambda: 1j * TOEPLITZ, ToeplitzOperator),
+    "Toeplitz + Toeplitz": (lambda: TOEPLITZ + 2 * TOEPLITZ.H, ToeplitzOperator),
+    "Toeplitz + I": (lambda: IDENTITY - TOEPLITZ, ToeplitzOperator),
+    "damped Toeplitz": (lambda: TOEPLITZ.damped(0.5), ToeplitzOperator),
+    "Toeplitz factor": (lambda: kron(TOEPLITZ, A).H.factors[0], ToeplitzOperator),
+    "update.H": (lambda: UPDATED.H, LowRankUpdateOperator),
+    "update.T": (lambda: UPDATED.T, LowRankUpdateOperator),
+    "base of the update's inverse": (lambda: UPDATED.inverse().base, KroneckerOperator),
 }
 
 
@@ -106,10 +142,15 @@ def test_closed_under(name):
 
 def test_double_inverses_and_adjoints_are_the_original():
     ops = K, L, DIAGONAL, BLOCKS, DenseOperator(C), K.damped(0.1), L.damped(0.1), SUM, GENERAL_SUM
-    for op in ops:
+    for op in (*ops, UPDATED):
         assert op.inverse().inverse() is op
     product = DenseOperator(C) @ DenseOperator(A)
     assert kronops.AdjointOperator(product).H is product
+
+
+def test_a_mask_that_is_true_throughout_leaves_the_operator():
+    for op in (K, DIAGONAL, IDENTITY, UPDATED):
+        assert op.masked(np.ones(6, bool)) is op
 
 
 def test_scalars_are_at_most_one_deep():

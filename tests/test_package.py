@@ -31,6 +31,7 @@ FLOORS = (
     (
         "kronops.checks",
         "kronops.explaining",
+        "kronops.indexing",
         "kronops.normals",
         "kronops.scalars",
         "kronops.scaling",
@@ -44,18 +45,25 @@ FLOORS = (
         "kronops.factor_products",
         "kronops.factorisation",
     ),
-    ("kronops.linear_system",),
+    ("kronops.linear_system", "kronops.refinement"),
     ("kronops.series_sums", "kronops.spectrum"),
     ("kronops.operator",),
     ("kronops.operators",),
-    ("kronops.algebra",),
+    ("kronops.algebra", "kronops.rearrangement"),
+    ("kronops.nearest",),
     ("kronops",),
     ("kronops.linalg", "kronops.testing"),
     ("kronops.kfac", "kronops.lineax"),
 )
 # Operators that only kronops makes: they stand for results, and have no public constructor.
-INTERNAL_OPERATORS = {"ChunkwiseOperator", "KroneckerSchurOperator", "PermutationOperator"}
-INTERNAL_OPERATORS |= {"SchurBasisOperator"}  # and what two of them share
+INTERNAL_OPERATORS = {
+    "ChunkwiseOperator",
+    "KroneckerSchurOperator",
+    "LowRankInverseOperator",
+    "PermutationOperator",
+    "SchurBasisOperator",  # what two of them share
+    "SelectionOperator",
+}
 # Whatever the user brings is imported by its backend or adapter, and by nothing else.
 ARRAY_LIBRARIES = {"array_api_strict", "cupy", "cupyx", "dask", "jax", "jaxlib", "torch"}
 ARRAY_LIBRARIES |= {"equinox", "lineax", "llvmlite", "numba"}

@@ -234,6 +234,73 @@ def test_factored_damping_shares_multiply_to_the_damping(make, value, sizes):
     np.testing.assert_allclose(shares, shares[0], rtol=1e-6)  # in units of the mean eigenvalue
 
 
+@given(makers, sizes, st.integers(0, 3), st.booleans())
+def test_updates_of_low_rank(make, sizes, rank, one_sided):
+    """By Woodbury's identity, of singular middle matrices too."""
+    factors = matrices(make, sizes, "general")
+    base = dense(*factors)
+    u, v = (make.draw(len(base), rank) for _ in range(2))
+    v = u if one_sided else v
+    c = make.draw(rank, 1) @ make.draw(1, rank)
+    want = base + u @ c @ v.conj().T
+    assume(np.linalg.cond(base) < 1e6 and np.linalg.cond(want) < 1e6)
+    op = kronops.LowRankUpdateOperator(
+        kron(*map(make, factors)), make(u), make(c), None if one_sided else make(v)
+    )
+    close(op, want)
+    close(op.H, want.conj().T)
+    close(op.T, want.T)
+    close(op.trace(), np.trace(want))
+    close(op.diagonal(), np.diagonal(want))
+    close(op.slogdet().logabsdet, np.linalg.slogdet(want)[1], 1e-8)
+    inverse = op.inverse()
+    for form in (inverse, inverse.H.H, inverse.T.T, 2 * (0.5 * inverse)):
+        close(form, np.linalg.inv(want), 1e-7)
+    close(inverse.diagonal(), np.diagonal(np.linalg.inv(want)), 1e-7)
+    b = make.draw(len(want))
+    close(op.damped(0.5).solve(make(b)), np.linalg.solve(want + 0.5 * np.eye(len(want)), b), 1e-7)
+
+
+@given(makers, st.integers(1, 9), st.integers(1, 9), st.booleans(), st.sampled_from([1, 2j]))
+def test_toeplitz_matrices(make, m, n, one_line, scalar):
+    column, row = make.draw(m), make.draw(n)
+    want = scipy.linalg.toeplitz(column, None if one_line else row)
+    op = kronops.ToeplitzOperator(make(column), None if one_line else make(row))
+    x = make.draw(want.shape[1], 2)
+    close(op @ make(x), want @ x)
+    close(op @ make(x[:, 0]), want @ x[:, 0])
+    for made, matrix in ((op, want), (scalar * op, scalar * want), (op + op.H.H, 2 * want)):
+        close(made, matrix)
+        close(made.H, matrix.conj().T)
+        close(made.T @ make(np.eye(len(want))), matrix.T)
+        close(made.norm(), np.linalg.norm(matrix))
+    if m == n or one_line:
+        close(op.damped(0.5), want + 0.5 * np.eye(m))
+        close(op.diagonal(), np.diagonal(want))
+        assert not op.hermitian or np.all(want == want.conj().T)
+
+
+@given(makers, sizes, st.data())
+def test_masks_keep_rows_and_columns(make, sizes, data):
+    a, b = (matrices(make, sizes, kind) for kind in ("general", "definite"))
+    whole, n = dense(*a) + dense(*b), len(dense(*a))
+    flags = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    keep = np.flatnonzero(flags)
+    want = whole[keep][:, keep]
+    op = kron(*map(make, a)) + kron(*map(make, b))
+    mask = data.draw(st.sampled_from([np.asarray(flags), make.xp.asarray(flags)]))
+    masked = kronops.MaskedOperator(op, mask)
+    assume(n > len(keep) > 0)
+    close(masked, want)
+    close(masked.H @ make(np.eye(len(keep))), want.conj().T)
+    close(masked.T, want.T)
+    close(masked.diagonal(), np.diagonal(want))
+    close(op.masked(np.asarray(flags).reshape(sizes)) @ make(np.eye(len(keep))), want)
+    again = data.draw(st.lists(st.booleans(), min_size=len(keep), max_size=len(keep)))
+    inner = np.flatnonzero(again)
+    close(masked.masked(np.asarray(again)), want[inner][:, inner]) if len(inner) else None
+
+
 @given(makers, st.integers(1, 5))
 def test_the_dense_model_of_a_case_is_the_operator(make, n):
     with warnings.catch_warnings():

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 import kronops
 from kronops.backends import backend_of
@@ -445,6 +446,49 @@ def series_option_2(make):
     arrays = [(make(c0), make(c1)) for c0, c1 in sides]
     op = kronops.SeriesOperator(*arrays, timesteps=3, option=2, factor_damping=(0.1, 0.2))
     return op, series_matrix(sides, (0.1, 0.2), 3, 2)
+
+
+# -- updates of low rank --------------------------------------------------------------------------
+
+
+@case
+def low_rank_update(make):
+    a, u, v = make.general(4), make.draw(4, 2), make.draw(4, 2)
+    c = make.round(np.array([[0.5, 0.5], [0.5, 0.5]]))  # singular, which Woodbury need not mind
+    op = kronops.LowRankUpdateOperator(make(a), make(u), make(c), make(v))
+    return op, a + u @ c @ v.conj().T
+
+
+@case
+def low_rank_update_definite(make):
+    d, u = make.round(np.abs(make.draw(4)) + 1), make.draw(4, 1)
+    op = kronops.LowRankUpdateOperator(kronops.DiagonalOperator(make(d)), make(u))
+    return op, np.diag(d) + u @ u.conj().T
+
+
+# -- parts ----------------------------------------------------------------------------------------
+
+
+@case
+def masked(make):
+    a, b = make.general(2), make.definite(3)
+    mask = np.asarray([[True, False, True], [True, True, False]])
+    keep = np.flatnonzero(mask)
+    return kronops.MaskedOperator(kronops.kron(make(a), make(b)), mask), kron(a, b)[keep][:, keep]
+
+
+@case
+def toeplitz(make):
+    column, row = make.draw(3), make.draw(4)
+    op = kronops.ToeplitzOperator(make(column), make(row))
+    return op, scipy.linalg.toeplitz(column, row)
+
+
+@case
+def toeplitz_hermitian(make):
+    column = make.draw(4)
+    column[0] = column[0].real
+    return kronops.ToeplitzOperator(make(column)), scipy.linalg.toeplitz(column)
 
 
 # -- lazy combinations ----------------------------------------------------------------------------

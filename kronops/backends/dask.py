@@ -36,7 +36,9 @@ class DaskBackend(Backend):
         own: dict[str, Any] = {"eye": _eye, "matmul": _matmul, "reshape": _reshape, "take": _take}
         own_linalg: dict[str, Any] = {"matrix_norm": _matrix_norm}
         linalg = vars(xp.linalg) | own_linalg
-        names = vars(xp) | own | {"linalg": types.SimpleNamespace(**linalg)}
+        fft = {name: _transform(name) for name in ("fft", "ifft", "rfft", "irfft")}
+        spaces = {"linalg": types.SimpleNamespace(**linalg), "fft": types.SimpleNamespace(**fft)}
+        names = vars(xp) | own | spaces
         super().__init__(name, types.SimpleNamespace(**names))
 
     def values(self, array: Array) -> Array | None:
@@ -275,6 +277,15 @@ def _take(x: Array, indices: Array, /, *, axis: int = -1) -> Array:
 
 def _take_chunk(chunk: Array, indices: Array, axis: int) -> Array:
     return backend_of(chunk).xp.take(chunk, indices, axis=axis)
+
+
+def _transform(name: str) -> Callable[..., Array]:
+    """The function of `dask.array.fft`, on whole vectors."""
+
+    def transform(x: Array, /, *, n: int, axis: int) -> Array:
+        return getattr(da.fft, name)(_whole(x, axis), n=n, axis=axis)
+
+    return transform
 
 
 def _matrix_norm(matrix: Array, /, *, ord: Any = "fro") -> Array:

@@ -9,10 +9,13 @@ stay in the library, the dtype and on the device of their arguments. What they n
 Vectors never leave their device. A few numbers that steer the iteration do: they are read once
 (`cg`) or twice (`minres`, `lsmr`) in an iteration, and there the host waits for the device. So
 none of the three can be traced or differentiated, and each says so.
+
+`solve_masked` is `cg` with the preconditioner that a masked operator brings along.
 """
 
 from kronops.linalg.conjugate_gradients import cg
 from kronops.linalg.least_squares import lsmr
+from kronops.linalg.masked_systems import solve_masked
 from kronops.linalg.minimal_residuals import minres
 
-__all__ = ["cg", "lsmr", "minres"]
+__all__ = ["cg", "lsmr", "minres", "solve_masked"]

@@ -287,6 +287,13 @@ class DenseOperator(LinearOperator):
     def _to_dense(self) -> Array:
         return self.backend.copy(self._entries)
 
+    def _masked(self, kept: Array) -> LinearOperator:
+        return self.with_matrix(self._submatrix(kept, kept), self.assume)
+
+    def _submatrix(self, rows: Array, columns: Array) -> Array:
+        take = self.backend.xp.take
+        return take(take(self._entries, rows, axis=0), columns, axis=1)
+
     def _norm(self, ord: Any) -> Array:
         if ord == "fro":
             return scaled_norm(self.backend.xp, self._entries)

@@ -174,6 +174,15 @@ class DiagonalOperator(LinearOperator):
     def _shifted(self, scalar: Scalar) -> LinearOperator:
         return self._with(self.entries + rescale(self.backend.xp.ones_like(self.entries), [scalar]))
 
+    def _masked(self, kept: Array) -> LinearOperator:
+        some = self.backend.xp.take(self._flat, kept)  # flat, and so of no layout
+        return DiagonalOperator(some, check_finite=False, name=self.name)
+
+    def _submatrix(self, rows: Array, columns: Array) -> Array:
+        xp = self.backend.xp
+        on_diagonal = xp.astype(rows[:, None] == columns, self.dtype)
+        return on_diagonal * xp.take(self._flat, columns)
+
     def _scaled(self, scalar: Scalar) -> LinearOperator:
         return self._with(rescale(self.entries, [scalar]))
 

@@ -108,6 +108,12 @@ class IdentityOperator(LinearOperator):
     def _diagonal(self) -> Array:
         return self.backend.xp.ones((self.n,), dtype=self.dtype, device=self.device)
 
+    def _masked(self, kept: Array) -> LinearOperator:
+        return IdentityOperator(kept.shape[0], like=self.like)
+
+    def _submatrix(self, rows: Array, columns: Array) -> Array:
+        return self.backend.xp.astype(rows[:, None] == columns, self.dtype)
+
     def _norm(self, ord: Any) -> Array:
         sizes = {"fro": float(self.n) ** 0.5, "nuc": float(self.n)}
         return self._real_number(sizes.get(ord, 1.0 if self.n else 0.0))

@@ -266,6 +266,29 @@ class KroneckerOperator(LinearOperator):
     def _to_dense(self) -> Array:
         return kronecker([factor._to_dense() for factor in self.factors], self.scale)
 
+    def _entry(self, row: int, column: int) -> Array:
+        entries = []
+        for factor in reversed(self.factors):
+            (row, i), (column, j) = divmod(row, factor.shape[0]), divmod(column, factor.shape[1])
+            entries.append(factor._entry(i, j))
+        return product(entries, self.scale)
+
+    def _column(self, column: int) -> Array:
+        columns: list[Array] = []
+        for factor in reversed(self.factors):
+            column, j = divmod(column, factor.shape[1])
+            columns.insert(0, factor._column(j))
+        return outer(columns, self.scale)
+
+    def _submatrix(self, rows: Array, columns: Array) -> Array:
+        """The product of the factors' entries, at the digits of the rows and of the columns."""
+        parts = []
+        for factor in reversed(self.factors):
+            m, n = factor.shape
+            parts.append(factor._submatrix(rows % m, columns % n))
+            rows, columns = rows // m, columns // n
+        return product(parts, self.scale)
+
     def _norm(self, ord: Any) -> Array:
         return product([factor._norm(ord) for factor in self.factors], abs(self.scale))
 

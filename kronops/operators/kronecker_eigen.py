@@ -250,6 +250,11 @@ class KroneckerEigenOperator(LinearOperator):
         made = KroneckerOperator(squares)._matmat(self._flat[:, None])[:, 0]
         return self.backend.xp.astype(made, self.dtype, copy=False)
 
+    def _submatrix(self, rows: Array, columns: Array) -> Array:
+        if self.definition is not None:
+            return self.definition._submatrix(rows, columns)
+        return super()._submatrix(rows, columns)
+
     def _norm(self, ord: Any) -> Array:
         xp = self.backend.xp
         if ord == "fro":

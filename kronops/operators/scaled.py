@@ -106,6 +106,13 @@ class ScaledOperator(LinearOperator):
     def _to_dense(self) -> Array:
         return rescale(self.base._to_dense(), [self.scalar])
 
+    def _masked(self, kept: Array) -> LinearOperator | None:
+        made = self.base._masked(kept)
+        return None if made is None else made * self.scalar
+
+    def _submatrix(self, rows: Array, columns: Array) -> Array:
+        return rescale(self.base._submatrix(rows, columns), [self.scalar])
+
     def _norm(self, ord: Any) -> Array:
         return self.base._norm(ord) * abs(self.scalar)
 

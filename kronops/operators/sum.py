@@ -94,6 +94,9 @@ class SumOperator(LinearOperator):
     def _to_dense(self) -> Array:
         return self._total([term._to_dense() for term in self.terms])
 
+    def _submatrix(self, rows: Array, columns: Array) -> Array:
+        return self._total([term._submatrix(rows, columns) for term in self.terms])
+
     @cached
     def _closed(self) -> LinearOperator | None:
         """``op + c·I`` in closed form, where there is one."""
