@@ -124,19 +124,11 @@ class KroneckerSchurOperator(SchurBasisOperator):
         return self._solve_triangular(triangles, scale, b)
 
     def _account(self, operation: str, columns: int) -> Account:
-        n, sizes = self.shape[0], [factor.shape[0] for factor in self.base.factors]
+        n = self.shape[0]
         if operation == "multiply":
             parts = [self.base._account(operation, columns)]
             return Account(self, "(A ⊗ B + c I) x, as it is defined", 2 * n * columns, parts=parts)
-        once = sum(25 * size**3 for size in sizes)
-        if operation == "logdet":
-            return Account(self, "log |T_A ⊗ T_B + c I|, of Schur forms", n, n, once)
-        if operation == "eigh":
-            return super()._account(operation, columns)
-        # Two rotations and a substitution, each of about the cost of a product, in complex numbers.
-        flops = 4 * 3 * 2 * n * sum(sizes) * columns
-        words = "Z (T_A ⊗ T_B + c I)⁻¹ Zᴴ x, of complex Schur forms, by back substitution"
-        return Account(self, words, flops, 2 * 3 * 2 * n * len(sizes) * columns, once)
+        return self._schur_account(operation, columns, "T_A ⊗ T_B + c I")
 
     def _solve_triangular(self, triangles: list[Array], scale: Array, b: Array) -> Array:
         """Solve ``(scale · T1 ⊗ … ⊗ TN + shift·I) x = b`` for ``b`` of shape ``(n, k)``."""

@@ -16,6 +16,7 @@ from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
+from kronops.explaining import Account
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.diagonal import DiagonalOperator, polar
@@ -262,6 +263,25 @@ class KroneckerSumOperator(SchurBasisOperator):
         """The product of the factors' eigenbases, which these keep for all shifts."""
         bases = [factor._eigenbasis()[1] for factor in self.factors]
         return KroneckerOperator(bases, check_finite=False)
+
+    def _account(self, operation: str, columns: int) -> Account:
+        n, sizes = self.shape[0], [max(size, 1) for size in self.domain_shape]
+        if operation == "multiply":
+            parts = [
+                factor._account(operation, columns * n // size)
+                for factor, size in zip(self.factors, sizes, strict=True)
+            ]
+            added = n * (len(parts) - 1 + 2 * self._has_shift) * columns
+            return Account(self, "(A ⊕ B) vec(X) = vec(A X + X Bᵀ)", added, 3 * added, parts=parts)
+        if not self._untracked.hermitian:
+            return self._schur_account(operation, columns, "T_A ⊕ T_B + c I")
+        once = [factor._account("eigh", 1) for factor in self.factors]
+        if operation == "multiply_inverse":
+            words = "Q diag(1 / (λ_A + λ_B + c)) Qᴴ x, the fast diagonalisation"
+            flops, moved = 4 * n * sum(sizes) * columns, 4 * n * len(sizes) * columns
+            return Account(self, words, flops, moved, parts=once)
+        named = {"logdet": "the sum of log |λ_A + λ_B + c|", "eigh": "Q diag(λ_A + λ_B + c) Qᴴ"}
+        return Account(self, named[operation], n, n, parts=once)
 
     # -- in the Schur bases --------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.checks import as_matrix, epsilon, is_complex
 from kronops.errors import LinAlgError, LinAlgWarning, warn
+from kronops.explaining import Account, default_account
 from kronops.factorisation import singular
 from kronops.linear_system import solve
 from kronops.normals import Normals
@@ -280,6 +281,21 @@ class LowRankUpdateOperator(LinearOperator):
         base = self.base + other
         return None if isinstance(base, SumOperator) else self._with(base, self.u, self.c, self.v)
 
+    def _account(self, operation: str, columns: int) -> Account:
+        k, (m, n) = self.u.shape[1], self.shape
+        base = self.base._account(operation, columns)
+        update = 2 * k * (m + n)
+        if operation == "multiply":
+            return Account(self, "B x + U (C (Vᴴ x))", update * columns, k * (m + n), parts=[base])
+        once = self.base._account("multiply_inverse", k).total("flops") + update * k
+        if operation == "logdet":
+            return Account(self, "log |B| + log |I + C Vᴴ B⁻¹ U|", k, k, once, [base])
+        if operation == "eigh":
+            return default_account(self, operation, columns, own=False)
+        words = "B⁻¹ - B⁻¹ U (I + C Vᴴ B⁻¹ U)⁻¹ C Vᴴ B⁻¹ (Woodbury), refined by the residual"
+        parts = [base, base, self.base._account("multiply", columns)]
+        return Account(self, words, 3 * update * columns, k * (m + n), once, parts)
+
     # -- inside --------------------------------------------------------------------------------
 
     @property
@@ -346,6 +362,12 @@ class LowRankInverseOperator(LowRankUpdateOperator):
 
     def _plus(self, other: LinearOperator) -> LinearOperator | None:
         return None
+
+    def _account(self, operation: str, columns: int) -> Account:
+        if operation == "eigh":
+            return default_account(self, operation, columns, own=False)
+        account = InverseOperator(self.original)._account(operation, columns)
+        return dataclasses.replace(account, op=self)
 
 
 def _as_operator(part: Any, name: str, check_finite: bool) -> LinearOperator:

@@ -12,6 +12,7 @@ from kronops import tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.errors import LinAlgError
+from kronops.explaining import Account
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.scalars import Scalar
@@ -160,6 +161,13 @@ class MaskedOperator(LinearOperator):
             return self.backend.xp.take(self.base._sample(normals), self.kept, axis=-2)
         except LinAlgError:
             return super()._sample(normals)
+
+    def _account(self, operation: str, columns: int) -> Account:
+        if operation != "multiply":
+            return super()._account(operation, columns)
+        moved = 2 * (self.shape[0] + self.base.shape[0]) * columns
+        parts = [self.base._account(operation, columns)]
+        return Account(self, "P (B (Pᴴ x)), zeros where the mask is false", 0, moved, parts=parts)
 
 
 def _as_flags(mask: Any, base: LinearOperator) -> Flags:

@@ -9,6 +9,7 @@ import numpy as np
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
+from kronops.explaining import Account
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
 
@@ -85,3 +86,8 @@ class SelectionOperator(LinearOperator):
             kept = self.backend.to_numpy(take(other.kept, self.kept))
             return SelectionOperator.of(kept, other.shape[1], self.like)
         return None
+
+    def _account(self, operation: str, columns: int) -> Account:
+        if operation != "multiply":
+            return super()._account(operation, columns)
+        return Account(self, "x[kept]", numbers=2 * self.shape[0] * columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from kronops import tree
@@ -11,6 +12,7 @@ from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.checks import as_inexact, check_finite_values, is_complex
 from kronops.columns import scaled_norm
+from kronops.explaining import Account
 from kronops.operator import LinearOperator
 from kronops.operators.scaled import identity_multiple
 from kronops.scalars import Scalar, is_real, real_if_real
@@ -235,6 +237,14 @@ class ToeplitzOperator(LinearOperator):
         if self.row is None and other.row is None:
             return self._with(column, None)
         return self._with(column, self._first_row + other._first_row)
+
+    def _account(self, operation: str, columns: int) -> Account:
+        if operation != "multiply" or not self._fast:
+            return super()._account(operation, columns)
+        length = self._period
+        transform = 5 * length * math.log2(max(length, 2)) / (1 if self._complex else 2)
+        words = f"a circular convolution by Fourier transforms of length {length}"
+        return Account(self, words, 2 * transform * columns, 4 * length * columns, transform)
 
     # -- inside --------------------------------------------------------------------------------
 
