@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,6 +38,8 @@ class Library:
         root = self.module.removeprefix("array_api_compat.").partition(".")[0]
         pytest.importorskip(root, reason=f"{root} is not installed")
         xp = importlib.import_module(self.module)
+        if root == "jax":
+            forget_what_was_compiled(self, dtype)
         with self.settings():
             yield Maker(xp, dtype, self.device(xp))
 
@@ -56,6 +59,12 @@ class Maker(zoo.Maker):
 
     def place(self, array: Any) -> Any:
         return array if self.device is None else array_api_compat.to_device(array, self.device)
+
+
+@functools.lru_cache(maxsize=1)
+def forget_what_was_compiled(library: Library, dtype: str) -> None:
+    """Once for each dtype: thousands of programs of the one before make JAX slow, and large."""
+    importlib.import_module("jax").clear_caches()
 
 
 def double_precision(allowed: bool) -> contextlib.AbstractContextManager[Any]:
