@@ -24,7 +24,7 @@ test: $(VENV)/test.stamp ## The whole suite, with every example of the documenta
 	$(PYTEST)
 
 test-all: $(VENV)/test.stamp ## The same in every dtype of every library: JAX alone takes an hour.
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) --all-dtypes
+	$(PYTEST) --all-dtypes
 
 # The libraries of a GPU fit its driver: they are the user's own, and no .venv is made for them.
 test-gpu: ## The laws on a GPU, for example with PYTHON=python3 ARGS="-k cupy"; no GPU is an error.
