@@ -15,6 +15,7 @@ from kronops.errors import LinAlgError
 from kronops.explaining import Account
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
+from kronops.operators.selection import SelectionOperator
 from kronops.scalars import Scalar
 from kronops.vectors import size_of
 
@@ -62,52 +63,44 @@ class MaskedOperator(LinearOperator):
     """
 
     base: LinearOperator
-    kept: Array  # the flat positions where the mask is true
-    places: Array  # of each position its place among those; of the others, how many they are
+    selection: SelectionOperator  # P
 
     def __init__(self, base: LinearOperator, mask: Any) -> None:
         if not isinstance(base, LinearOperator):
             raise TypeError(f"base is a {type(base).__name__}: an operator is needed")
         base._require_square("a mask")
         flags = _as_flags(mask, base)
-        places = np.where(flags, np.cumsum(flags) - 1, np.count_nonzero(flags))
-        # JAX may not have the longer ones.
-        integers = np.int32 if flags.size < 2**31 else np.int64
+        selection = SelectionOperator.of(np.flatnonzero(flags), flags.size, like=base._like)
         object.__setattr__(self, "base", base)
-        for name, positions in (("kept", np.flatnonzero(flags)), ("places", places)):
-            array = base.backend.from_numpy(positions.astype(integers), base.device)
-            object.__setattr__(self, name, array)
+        object.__setattr__(self, "selection", selection)
 
     @property
     def shape(self) -> tuple[int, int]:
-        (kept,) = self.kept.shape
+        kept, _ = self.selection.shape
         return kept, kept
+
+    @property
+    def kept(self) -> Array:
+        """The flat positions where the mask is true."""
+        return self.selection.kept
 
     @property
     def hermitian(self) -> bool:
         return self.base.hermitian
 
     def _matmat(self, x: Array) -> Array:
-        made = self.base._matmat(self._embedded(x, -2))
-        return self.backend.xp.take(made, self.kept, axis=-2)
+        pick = self.selection
+        return pick._matmat(self.base._matmat(pick._rmatmat(x)))
 
     def _apply_last(self, x: Array) -> Array:
-        made = self.base._apply_last(self._embedded(x, -1))
-        return self.backend.xp.take(made, self.kept, axis=-1)
-
-    def _embedded(self, x: Array, axis: int) -> Array:
-        """``Pᴴ x``: a zero is put behind ``x``, and taken from there where the mask is false."""
-        xp = self.backend.xp
-        shape = list(x.shape)
-        shape[axis] = 1
-        zero = xp.zeros(tuple(shape), dtype=x.dtype, device=self.device)
-        return xp.take(xp.concat([x, zero], axis=axis), self.places, axis=axis)
+        pick = self.selection
+        return pick._apply_last(self.base._apply_last(pick.H._apply_last(x)))
 
     # -- the same of the base ------------------------------------------------------------------
 
     def with_base(self, base: LinearOperator) -> MaskedOperator:
         """The same rows and columns of another operator of the same shape."""
-        fields = {"base": base, "kept": self.kept, "places": self.places}
+        fields = {"base": base, "selection": self.selection}
         made: MaskedOperator = tree.rebuild(MaskedOperator, fields)
         return made
 
