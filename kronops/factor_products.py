@@ -98,6 +98,7 @@ class FactorProducts:
             identity += ", in the order that keeps magnitudes in range"
             return Account(op, identity, parts=self._accounts(self._balanced(0), columns))
         if not all(factor._step_kind_is_known for factor in self.factors):
+            identity += "; inverses that are well-conditioned become matrices"
             return Account(op, identity, parts=self._accounts(self._shrinking_first(), columns))
         made = self.plan(1, columns, self.dtype)
         details = str(made).splitlines()

@@ -16,7 +16,7 @@ from kronops.backends.standard import Array, Backend
 from kronops.checks import epsilon, is_complex
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 
-__all__ = ["AdjointFactorisation", "Factorisation", "factorise", "singular"]
+__all__ = ["AdjointFactorisation", "Factorisation", "factorise", "one_norm", "singular"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +81,13 @@ class Factorisation:
             return 1.0
         eps = epsilon(self.scaled)
         try:
-            condition = _one_norm(self.scaled) * self._inverse_norm(self._solve_scaled)
+            condition = one_norm(self.scaled) * self._inverse_norm(self._solve_scaled)
         except LinAlgError:  # a library without LU notices only now
             condition = math.inf
         if refuse and condition > 4.0 / eps:
             raise LinAlgError(singular(what))
         if condition <= 0.1 / eps:
-            condition = _one_norm(matrix) * self._inverse_norm(self.solve)
+            condition = one_norm(matrix) * self._inverse_norm(self.solve)
         if condition > 0.1 / eps:
             warn(
                 f"{what} has condition number {condition:.1e}: "
@@ -102,7 +102,11 @@ class Factorisation:
         return self.backend.cholesky_solve(self.factors, b)
 
     def _inverse_norm(self, solve: Callable[[Array, bool], Array]) -> float:
-        """Hager's estimate of the inverse's 1-norm, from a few solves (Higham 1988, alg. 4.1)."""
+        """The inverse's 1-norm, estimated from below by a few solves (Higham 1988, alg. 4.1).
+
+        Hager's search starts from equal entries, which may be a fixed point of it: the solution
+        for entries that alternate and grow guards against that, as in LAPACK.
+        """
         xp = self.backend.xp
         n = self.scaled.shape[0]
         x = xp.full((n, 1), 1.0 / n, dtype=self.scaled.dtype, device=self.backend.device(self.rows))
@@ -120,7 +124,11 @@ class Factorisation:
             unit = xp.where(magnitude == 0, xp.ones_like(magnitude), magnitude)
             steepest = xp.argmax(xp.abs(solve(y / unit, True))[:, 0])
             x = xp.zeros_like(x) + xp.astype(steps == steepest, x.dtype)[:, None]
-        return estimate
+        numbers = xp.astype(steps, self.backend.real_dtype(x.dtype))
+        growing = (1.0 - 2.0 * (numbers % 2.0)) * (1.0 + numbers / max(n - 1, 1))
+        guard = solve(xp.astype(growing, x.dtype)[:, None], False)
+        guarded = 2.0 * float(xp.sum(xp.abs(guard))) / (3.0 * n)
+        return max(estimate, guarded) if math.isfinite(guarded) else math.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +236,7 @@ def _power_of_two(xp: Any, magnitude: Array) -> Array:
     return 2.0 ** xp.clip(-xp.round(xp.log2(unit)), -limit, limit)
 
 
-def _one_norm(matrix: Array) -> float:
+def one_norm(matrix: Array) -> float:
     """The largest sum of the magnitudes of a column."""
     xp = backend_of(matrix).xp
     return float(xp.max(xp.sum(xp.abs(matrix), axis=0)))

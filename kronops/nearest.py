@@ -22,6 +22,7 @@ from kronops.rearrangement import (
     of_terms,
     progress,
 )
+from kronops.scaling import dtype_exponent
 
 __all__ = ["NearestKroneckerResult", "nearest_kronecker"]
 
@@ -104,11 +105,20 @@ def nearest_kronecker(
     given = matrix_or_operator
     op = given if isinstance(given, LinearOperator) else DenseOperator(given)
     shapes, terms = _as_shapes(shapes, op), _as_terms(terms)
+    power = op._exponent()
+    if abs(power) <= dtype_exponent(op._like) // 4:
+        return _found(op, shapes, terms)
+    found, error = _found(op * 2.0**-power, shapes, terms)  # else squares would leave the range
+    return NearestKroneckerResult(found * 2.0**power, error * 2.0**power)
+
+
+def _found(op: LinearOperator, shapes: Shapes, terms: int) -> NearestKroneckerResult:
+    """From terms of these shapes, from the matrix, or from products alone."""
     exact = of_terms(op, shapes)
     if exact is not None:
         return _nearest(op, exact, shapes, terms)
     if isinstance(op, DenseOperator) or len(shapes) > 2:
-        matrix = op.to_dense() if op is given else op._to_dense()
+        matrix = op.to_dense() if len(shapes) > 2 else op._to_dense()
         return _nearest(op, of_matrix(op, matrix, shapes), shapes, terms)
     found, _ = _nearest(op, leading_part(op, shapes, terms), shapes, terms)
     return NearestKroneckerResult(found, (op - found).norm())

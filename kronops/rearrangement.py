@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kronops.backends import is_array
 from kronops.backends.standard import Array
 from kronops.checks import epsilon
 from kronops.columns import scaled_norm
@@ -24,7 +25,7 @@ from kronops.operators.kronecker_schur import KroneckerSchurOperator
 from kronops.operators.scaled import ScaledOperator, identity_multiple
 from kronops.operators.sum import SumOperator
 from kronops.scalars import Scalar
-from kronops.scaling import rescale
+from kronops.scaling import dtype_exponent, exponent, product_of_scalars, rescale, split
 
 __all__ = ["Rearranged", "Shapes", "leading_part", "of_matrix", "of_terms", "progress"]
 
@@ -59,6 +60,7 @@ def of_terms(op: LinearOperator, shapes: Shapes) -> Rearranged | None:
     if terms is None:
         return None
     xp = op.backend.xp
+    terms = [_of_size_one(scale, factors) for scale, factors in terms]
     core, bases = None, []
     for i in range(len(shapes)):
         vectors = [xp.reshape(factors[i], (-1,)) for _, factors in terms]
@@ -67,6 +69,20 @@ def of_terms(op: LinearOperator, shapes: Shapes) -> Rearranged | None:
         core = coefficients if core is None else core[..., None, :] * coefficients
     scales = [rescale(xp.ones((1,), dtype=op.dtype, device=op.device), [c]) for c, _ in terms]
     return Rearranged(xp.sum(core * xp.concat(scales), axis=-1), bases)
+
+
+def _of_size_one(scale: Scalar, factors: list[Array]) -> tuple[Scalar, list[Array]]:
+    """The same term of factors whose entries are near one; powers of two go to the scale."""
+    if is_array(scale):
+        return scale, factors
+    powers = [exponent(factor) for factor in factors]
+    limit = dtype_exponent(factors[0])
+    made = [
+        rescale(factor, split(1.0, -power, limit))
+        for factor, power in zip(factors, powers, strict=True)
+    ]
+    mantissa, power = product_of_scalars([scale, *split(1.0, sum(powers), 1000)])
+    return mantissa * 2.0**power, made
 
 
 def _kronecker_terms(op: LinearOperator, shapes: Shapes) -> list[tuple[Scalar, list[Array]]] | None:

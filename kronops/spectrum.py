@@ -189,6 +189,9 @@ def sums(spectra: Sequence[Array], shift: Scalar = 0.0) -> Array:
     array([11.5, 12.5, 13.5, 21.5, 22.5, 23.5])
     """
     xp = backend_of(*spectra).xp
+    count = math.prod(values.shape[0] for values in spectra)
+    if count > 2**40:
+        raise ValueError(f"{count} numbers are too many to be written out, one for each dimension")
     total = rescale(xp.ones_like(spectra[0][:1]), [shift])
     for values in spectra:
         total = xp.reshape(total[:, None] + values, (-1,))

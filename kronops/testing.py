@@ -479,11 +479,14 @@ def nothing_is_shared(case: Case) -> None:
 
 
 def copies(case: Case) -> None:
-    """pickle and deepcopy give the same operator"""
+    """pickle and deepcopy give the same operator, and so does taking it apart, as JAX does"""
     x, _ = case.probe(case.n)
     want = case.numpy(case.op @ x)
     assert np.array_equal(case.numpy(copy.deepcopy(case.op) @ x), want)
     kind = type(case.op)
+    parts, rest = tree.take_apart(case.op)
+    again = tree.put_together(kind, rest, parts.values())
+    assert np.allclose(case.numpy(again @ x), want, rtol=1e-4, atol=0)
     importable = getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind
     if case.backend.name == "numpy" and importable:  # pickle finds classes by their names
         assert np.array_equal(case.numpy(pickle.loads(pickle.dumps(case.op)) @ x), want)

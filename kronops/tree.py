@@ -95,7 +95,7 @@ def take_apart(value: Any) -> tuple[dict[str, Any], _Rest]:
 
 def _take_apart(value: Any) -> tuple[dict[str, Any], _Rest]:
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    names = value.__dict__.get("_parts")
+    names = value.__dict__.get("_array_fields")
     if names is None:
         names = tuple(
             name for name, content in fields.items() if next(leaves(content), None) is not None
@@ -113,7 +113,7 @@ def put_together(kind: type, rest: _Rest, parts: Iterable[Any]) -> Any:
     """What `take_apart` was given, with other parts, whatever they are."""
     arrays = dict(zip(rest.names, parts, strict=True))
     made = rebuild(kind, rest.fields | rest.labels | arrays)
-    made.__dict__["_parts"] = rest.names
+    made.__dict__["_array_fields"] = rest.names
     return made
 
 

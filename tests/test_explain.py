@@ -186,3 +186,10 @@ def test_notebooks_show_it_with_its_brackets():
     assert op._repr_html_() == f"<pre>{op.explain()}</pre>"
     named = kronops.BlockDiagonalOperator({"<b>": np.eye(2)})
     assert "<b>" not in named._repr_html_()
+
+
+def test_what_is_refused_is_said(rng):
+    general = kronops.KroneckerSumOperator([rng.standard_normal((3, 3)), np.eye(2)])
+    assert "refused" in said_of(general.explain())["eigh"]
+    with pytest.raises(LinAlgError):
+        general.eigh()

@@ -266,3 +266,20 @@ class TestSingularValues:
         monkeypatch.setattr(op.backend, "svd", lambda m: calls.append(m.shape) or found(m))
         op.svd(), op.pinv(), op.lstsq(np.ones(6)), op.pinv(1e-3)
         assert len(calls) == 2
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_pseudo_inverses_of_norms_out_of_range(size):
+    tall = draw(3, 2)
+    op, plain = kron(size * tall, size * tall), kron(tall, tall)
+    b = draw(9)
+    np.testing.assert_allclose(op.lstsq(size * b), plain.lstsq(b) / size, rtol=1e-10)
+    square = definite(2)
+    op = kron(size * square, size * square)
+    np.testing.assert_allclose(op.pinv() @ (size * b[:4]), op.solve(size * b[:4]), rtol=1e-10)
+
+
+def test_a_norm_out_of_range_that_a_rank_depends_on_is_an_error():
+    unlike = 1e200 * np.diag([1.0, 1e-9])
+    with pytest.raises(OverflowError, match="out of range"):
+        kron(unlike, unlike).pinv()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from libraries import LIBRARIES
@@ -90,3 +92,16 @@ def test_explain_does_not_factorise_to_know():
     assert "_factorisation" not in op.factors[0].__dict__
     inverse @ np.ones(144)
     assert "A1⊗A2 (144 x 144) on (1, 144, 1)" in inverse.explain() or "A2 (12" in inverse.explain()
+
+
+@pytest.mark.parametrize("power", [20, 40, 52])
+def test_conditions_that_a_search_from_equal_entries_does_not_see(power):
+    """Rows and columns of sum one: equal entries are a fixed point of Hager's search."""
+    d = 2.0**-power
+    matrix = np.array([[1, 0, 0], [0, 0.5 - d, 0.5 + d], [0, 0.5 + d, 0.5 - d]])
+    op = kronops.DenseOperator(matrix)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert op._condition > 0.1 * np.linalg.cond(matrix, 1)
+    assert bool(caught) == (power == 52)
+    assert op.written_inverse is None

@@ -199,3 +199,26 @@ def test_solves_are_backward_stable():
         x = op.solve(b)
         bound = 10 * np.finfo(float).eps * 50 * float(op.norm(np.inf)) * np.abs(x).max()
         assert np.abs(op @ x - b).max() < bound
+
+
+@pytest.mark.parametrize(("a", "b"), [(500.0, -800.0), (800.0, -800.0), (-300.0, 900.0)])
+def test_exponentials_of_factors_out_of_range(a, b):
+    """The exponentials of the factors are no floats; that of the sum is."""
+    op = KroneckerSumOperator([np.diag([a, a + 1]), np.diag([b, b - 1])])
+    want = np.exp([a + b, a + b - 1, a + b + 1, a + b])
+    np.testing.assert_allclose(op.expm().diagonal(), want, rtol=1e-11)
+
+
+def test_more_eigenvalues_than_memory_are_refused():
+    op = KroneckerSumOperator([0.01 * np.eye(2)] * 70)
+    for function in (op.logdet, lambda: op.norm(1)):
+        with pytest.raises(ValueError, match="too many to be written out"):
+            function()
+    assert float(op.trace()) > 0
+
+
+def test_the_frobenius_norm_has_derivatives_at_multiples_of_the_identity():
+    torch = pytest.importorskip("torch")
+    a = (2 * torch.eye(3, dtype=torch.float64)).requires_grad_()
+    KroneckerSumOperator([a, torch.eye(2, dtype=torch.float64)]).norm().backward()
+    np.testing.assert_allclose(a.grad.numpy(), np.eye(3) * (2 / 3) ** 0.5, atol=1e-12)

@@ -148,3 +148,14 @@ def test_differentiated_in_every_part():
         torch.autograd.grad(got, parts), torch.autograd.grad(want, parts), strict=True
     ):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("small", [1e-6, 1e-10, 1e-13])
+def test_entries_of_the_inverse_keep_digits_that_the_identity_loses(small):
+    """The base is nearly singular, and the update is not."""
+    op = LowRankUpdateOperator(DiagonalOperator(np.array([1.0, 2, 3, small])), np.ones((4, 1)))
+    inverse, want = op.inverse(), np.linalg.inv(op.to_dense())
+    np.testing.assert_allclose(inverse.to_dense(), want, atol=1e-13)
+    np.testing.assert_allclose(inverse.diagonal(), np.diag(want), atol=1e-13)
+    np.testing.assert_allclose(inverse.trace(), np.trace(want), rtol=1e-13)
+    np.testing.assert_allclose(inverse[3], want[3], atol=1e-13)

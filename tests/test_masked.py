@@ -52,9 +52,13 @@ def test_systems_in_extreme_units():
         np.testing.assert_allclose(x / unit, np.linalg.solve(OP.to_dense(), B), rtol=1e-7)
 
 
-def test_only_masked_operators_bring_their_preconditioner():
-    with pytest.raises(TypeError, match=r"op is a Kron.*: a MaskedOperator is needed"):
-        solve_masked(K, B)
+def test_where_nothing_is_left_out_the_inverse_preconditions():
+    b = np.arange(1.0, K.shape[0] + 1)
+    x, residual, iterations = solve_masked(K.masked(np.ones(K.shape[0], bool)), b, rtol=1e-10)
+    assert iterations <= 2 and residual <= 1e-10 * np.linalg.norm(b)
+    np.testing.assert_allclose(K @ x, b, rtol=1e-8)
+    with pytest.raises(TypeError, match=r"op is a ndarray: a MaskedOperator is needed"):
+        solve_masked(K.to_dense(), b)
 
 
 def test_the_exact_solve_is_by_the_matrix_and_says_so():

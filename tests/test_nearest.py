@@ -181,3 +181,22 @@ def test_two_factors_under_jit():
 def test_what_does_not_fit_is_refused(shapes, terms, error, message):
     with pytest.raises(error, match=message):
         nearest_kronecker(rng.standard_normal((6, 8)), shapes, terms)
+
+
+@pytest.mark.parametrize("size", [1e-160, 1e160])
+def test_factors_of_any_size(size):
+    a, b = rng.standard_normal((2, 2, 2))
+    op = kron(size * a, size * b) * size**-1.25
+    found, error = nearest_kronecker(op, [(2, 2), (2, 2)])
+    want = op.to_dense()
+    assert float(error) <= 1e-14 * np.abs(want).max()
+    np.testing.assert_allclose(found.to_dense() / size**0.75, want / size**0.75, atol=1e-13)
+
+
+def test_operators_whose_squares_are_out_of_range():
+    a, b = rng.standard_normal((2, 3, 3))
+    op = kronops.KroneckerSumOperator([a, b])
+    large, error = nearest_kronecker(1e200 * op, [(3, 3), (3, 3)])
+    plain, small_error = nearest_kronecker(op, [(3, 3), (3, 3)])
+    assert float(error) == pytest.approx(1e200 * float(small_error), rel=1e-10)
+    np.testing.assert_allclose(large.to_dense() / 1e200, plain.to_dense(), atol=1e-10)

@@ -1220,3 +1220,21 @@ def test_a_differentiated_number_of_another_library_is_an_error_that_names_both(
     for function in (lambda: op.damped(t), lambda: op * t, lambda: op.damped(t, "factored")):
         with pytest.raises(TypeError, match=r"number of torch, the arrays are of numpy"):
             function()
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_beside_single(half):
+    """The standard's promotion does not know it."""
+    matrix = torch.tensor([[2.0, 1, 0], [1, 3, 0.5], [0, 0.5, 4]])
+    narrow = matrix.to(half)
+    for make in (
+        kronops.DenseOperator,
+        lambda m: kronops.kron(m, m),
+        lambda m: kronops.KroneckerSumOperator([m, m]),
+        lambda m: kronops.LowRankUpdateOperator(kronops.DenseOperator(m), m[:, :1]),
+        lambda m: kronops.block_diag(m, m),
+    ):
+        n = make(matrix).shape[1]
+        made = make(narrow) @ torch.ones(n)
+        assert made.dtype == torch.float32
+        torch.testing.assert_close(made, make(matrix) @ torch.ones(n))

@@ -290,9 +290,12 @@ class _Namespace:
         return getattr(self._xp, name)
 
     def matmul(self, left: Array, right: Array) -> Array:
-        """The product of matrices."""
+        """The product of matrices, in the dtype of both; the standard knows no half precision."""
+        if left.dtype != right.dtype:
+            dtype = torch.promote_types(left.dtype, right.dtype)
+            left, right = left.to(dtype), right.to(dtype)
         with _no_autocast(left.device.type):
-            return self._xp.matmul(left, right)
+            return torch.matmul(left, right)
 
     def tensordot(self, left: Array, right: Array, *, axes: Any = 2) -> Array:
         """The product along some axes."""

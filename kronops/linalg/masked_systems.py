@@ -8,6 +8,7 @@ from kronops.backends.standard import Array
 from kronops.errors import LinAlgWarning, warn
 from kronops.linalg.conjugate_gradients import cg
 from kronops.linalg.systems import System
+from kronops.operator import LinearOperator
 from kronops.operators.masked import MaskedOperator
 from kronops.scalars import as_nonnegative
 
@@ -23,7 +24,7 @@ class MaskedSolution(NamedTuple):
 
 
 def solve_masked(
-    op: MaskedOperator,
+    op: LinearOperator,
     b: Array,
     x0: Array | None = None,
     *,
@@ -40,7 +41,7 @@ def solve_masked(
 
     Parameters
     ----------
-    op : MaskedOperator
+    op : MaskedOperator, or what `LinearOperator.masked` gives if nothing is left out
         Of a Hermitian positive definite ``B`` whose inverse is cheap: a Kronecker product, or one
         with damping.
     b : array (k,) or (k, 1)
@@ -65,7 +66,7 @@ def solve_masked(
     ValueError
         Shapes do not fit, or ``b`` is not finite.
     TypeError
-        ``op`` is no `MaskedOperator`; or what `cg` refuses.
+        ``op`` is no operator; or what `cg` refuses.
     LinAlgError
         ``B`` is singular, or the iteration breaks down, as it is not positive definite.
 
@@ -81,11 +82,10 @@ def solve_masked(
     >>> residual < 1e-12, iterations
     (True, 2)
     """
-    if not isinstance(op, MaskedOperator):
-        raise TypeError(
-            f"op is a {type(op).__name__}: a MaskedOperator is needed; kronops.linalg.cg takes "
-            f"others, with a preconditioner M of your choice"
-        )
+    if not isinstance(op, LinearOperator):
+        raise TypeError(f"op is a {type(op).__name__}: a MaskedOperator is needed")
+    # A mask that leaves nothing out makes no MaskedOperator: the inverse itself preconditions.
+    inverse = op.with_base(op.base.inverse()) if isinstance(op, MaskedOperator) else op.inverse()
     steps: list[Any] = []
     x, _ = cg(
         op,
@@ -94,7 +94,7 @@ def solve_masked(
         rtol=rtol,
         atol=atol,
         maxiter=maxiter,
-        M=op.with_base(op.base.inverse()),
+        M=inverse,
         callback=lambda _: steps.append(None),
     )
     system = System.of("solve_masked", op, b, x)

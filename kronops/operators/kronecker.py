@@ -316,24 +316,43 @@ class KroneckerOperator(LinearOperator):
     def _spectral_norm(self) -> Array:
         return product([factor._spectral_norm() for factor in self.factors], abs(self.scale))
 
+    def _truncated(self, rtol: float) -> LinearOperator:
+        made = self._truncated_by_factors(rtol) if all(self.shape) else None
+        if made is not None:
+            return made
+        tops = [self.backend.values(factor._spectral_norm()) for factor in self.factors]
+        powers = [math.frexp(float(top))[1] for top in tops if top is not None]
+        if abs(sum(powers) + binary_exponent(self.scale)) > dtype_exponent(self._like) - 4:
+            raise OverflowError(
+                "the norm of the Kronecker product is out of range, and its rank is not that of "
+                "its factors: multiply these by powers of ten first"
+            )
+        return super()._truncated(rtol)
+
     def _pinv(self, cutoff: Array) -> LinearOperator:
-        """Factor by factor, where that keeps what ``cutoff`` keeps of the product; else as a whole.
+        largest = self.backend.values(self._spectral_norm())
+        if largest is None or largest == 0:
+            return self._algebra.truncated_inverse(*self._triplets, cutoff)
+        made = self._truncated_by_factors(cutoff / largest)
+        return made or self._algebra.truncated_inverse(*self._triplets, cutoff)
+
+    def _truncated_by_factors(self, rtol: Any) -> LinearOperator | None:
+        """The pseudo-inverse factor by factor, if it keeps what ``rtol`` keeps of the product.
 
         A triplet of a factor is needed if it is kept beside the largest of the others. Then so are
         all products of such triplets, or the product of the smallest ones is not.
         """
-        xp, largest = self.backend.xp, self.backend.values(self._spectral_norm())
-        if largest is None or largest == 0:
-            return self._algebra.truncated_inverse(*self._triplets, cutoff)
-        cutoffs, smallest = [], []
+        xp, cutoffs, least = self.backend.xp, [], []
         for factor in self.factors:
             values, top = factor._kept_svd[1], factor._spectral_norm()
-            cutoffs.append(top * (cutoff / largest))
-            smallest.append(xp.min(xp.where(values > cutoffs[-1], values, top)))
-        if not bool(self.backend.values(product(smallest, abs(self.scale)) > cutoff)):
-            return self._algebra.truncated_inverse(*self._triplets, cutoff)
+            if not self.backend.values(top):  # nobody sees it, or it is zero
+                return None
+            cutoffs.append(top * rtol)
+            least.append(xp.min(xp.where(values > cutoffs[-1], values, top)) / top)
+        if not bool(self.backend.values(product(least, 1.0) > rtol)):
+            return None
         parts = [factor._pinv(own) for factor, own in zip(self.factors, cutoffs, strict=True)]
-        return self._with(parts, 1 / self.scale)
+        return self._with(parts, 1 / self.scale) if self.scale else None
 
     # -- damping -------------------------------------------------------------------------------
 

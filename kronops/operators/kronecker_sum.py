@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from kronops import spectrum, tree
-from kronops.backends import is_array
+from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached
+from kronops.checks import is_complex
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
 from kronops.explaining import Account
@@ -26,7 +27,7 @@ from kronops.operators.kronecker_eigen import KroneckerEigenOperator
 from kronops.operators.scaled import identity_multiple
 from kronops.operators.schur_basis import SchurBasisOperator, substitute_rows
 from kronops.scalars import Scalar, binary_exponent, conjugate, is_real, real_if_real
-from kronops.scaling import rescale
+from kronops.scaling import dtype_exponent, rescale
 
 __all__ = ["KroneckerSumOperator"]
 
@@ -185,10 +186,11 @@ class KroneckerSumOperator(SchurBasisOperator):
         means = [factor._trace() / factor.shape[0] for factor in self.factors]
         mean = functools.reduce(operator.add, means)
         total = mean + rescale(xp.ones_like(mean), [self.shift])
-        parts = [xp.abs(total) * math.sqrt(n)]
+        parts = [xp.reshape(total, (1,)) * math.sqrt(n)]
         for factor, mean in zip(self.factors, means, strict=True):
-            parts.append(factor._shifted(-mean)._norm("fro") * math.sqrt(n // factor.shape[0]))
-        return scaled_norm(xp, xp.stack(self.backend.promote(*parts)))
+            rest = xp.reshape(factor._shifted(-mean)._to_dense(), (-1,))
+            parts.append(rest * math.sqrt(n // factor.shape[0]))
+        return scaled_norm(xp, xp.concat(self.backend.promote(*parts)))
 
     def _largest_sum(self, axis: int) -> Array:
         """The largest sum of magnitudes in a column (``axis`` 0) or row.
@@ -245,7 +247,26 @@ class KroneckerSumOperator(SchurBasisOperator):
         return self._algebra.spectral(basis, spectrum.power(values, p, self._label))
 
     def _expm(self) -> LinearOperator:
-        return KroneckerOperator([factor._expm() for factor in self._shifted_factors])
+        """``exp(Σ cᵢ) · ⊗ exp(Aᵢ - cᵢ I)``, with ``cᵢ`` that keep large factors in range."""
+        factors, shifts = self._shifted_factors, [0.0] * len(self.factors)
+        if self.shape[0] and self._is_large:
+            spectra = [self._spectrum(factor._untracked) for factor in factors]
+            shifts = [float(self.backend.xp.max(_real(values))) for values in spectra]
+            pairs = zip(factors, shifts, strict=True)
+            factors = [factor._shifted(-shift) for factor, shift in pairs]
+        try:
+            scale = math.exp(math.fsum(shifts))
+        except OverflowError:
+            raise OverflowError(f"the exponential of {self._label} is out of range") from None
+        return KroneckerOperator([factor._expm() for factor in factors], scale=scale)
+
+    @property
+    def _is_large(self) -> bool:
+        """Whether the exponential of a factor may be out of range, as far as that is seen."""
+        limit = 0.5 * math.log(2.0) * dtype_exponent(self._like)
+        norms = [self.backend.values(factor._norm("fro")) for factor in self._shifted_factors]
+        seen = [float(norm) for norm in norms if norm is not None]
+        return len(seen) == len(norms) and max(seen) > limit
 
     def _root(self) -> LinearOperator:
         values, basis = self._eigenbasis()
@@ -274,6 +295,8 @@ class KroneckerSumOperator(SchurBasisOperator):
             added = n * (len(parts) - 1 + 2 * self._has_shift) * columns
             return Account(self, "(A ⊕ B) vec(X) = vec(A X + X Bᵀ)", added, 3 * added, parts=parts)
         if not self._untracked.hermitian:
+            if operation == "eigh":
+                return Account(self, "refused, for not all factors are Hermitian")
             return self._schur_account(operation, columns, "T_A ⊕ T_B + c I")
         once = [factor._account("eigh", 1) for factor in self.factors]
         if operation == "multiply_inverse":
@@ -390,3 +413,7 @@ class KroneckerSumOperator(SchurBasisOperator):
     @property
     def _label(self) -> str:
         return f"the Kronecker sum {self.domain_shape}"
+
+
+def _real(values: Array) -> Array:
+    return backend_of(values).xp.real(values) if is_complex(values) else values

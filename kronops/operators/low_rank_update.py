@@ -10,6 +10,7 @@ from kronops import tree
 from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.checks import as_matrix, epsilon, is_complex
+from kronops.columns import submatrix
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 from kronops.explaining import Account, default_account
 from kronops.factorisation import singular
@@ -23,10 +24,12 @@ from kronops.operators.scaled import identity_multiple
 from kronops.operators.sum import SumOperator
 from kronops.refinement import norm_estimate, refined
 from kronops.scalars import Scalar
-from kronops.scaling import exponent
+from kronops.scaling import exponent, largest
 from kronops.vectors import Shape
 
 __all__ = ["LowRankInverseOperator", "LowRankUpdateOperator"]
+
+_CANCELLED = 100.0  # times by which rounding may be magnified on a diagonal that is not refined
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -330,8 +333,8 @@ class LowRankUpdateOperator(LinearOperator):
 class LowRankInverseOperator(LowRankUpdateOperator):
     """``(B + U C Vᴴ)⁻¹``: Woodbury's update of ``B⁻¹``, whose products are refined solves.
 
-    Entries, diagonal and trace are those of the update; what would lose the refinement is not
-    folded into it.
+    Entries are those of solves for columns of the identity, and so is the diagonal where the update
+    as it stands loses digits; what would lose the refinement is not folded into it.
     """
 
     original: LowRankUpdateOperator
@@ -353,6 +356,21 @@ class LowRankInverseOperator(LowRankUpdateOperator):
 
     def _sample(self, normals: Normals) -> Array:
         return self._matmat(self.original._sample(normals))
+
+    def _trace(self) -> Array:
+        return self.backend.xp.sum(self._diagonal())
+
+    def _diagonal(self) -> Array:
+        """That of the update, unless it is what is left of much larger numbers."""
+        made = super()._diagonal()
+        cancelled = largest(self.base._diagonal()) > _CANCELLED * largest(made)
+        return LinearOperator._diagonal(self) if cancelled else made
+
+    def _to_dense(self) -> Array:
+        return LinearOperator._to_dense(self)
+
+    def _submatrix(self, rows: Array, columns: Array) -> Array:
+        return submatrix(self, rows, columns)
 
     def _scaled(self, scalar: Scalar) -> LinearOperator | None:
         return None
