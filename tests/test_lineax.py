@@ -283,7 +283,7 @@ class TestStructuredSolver:
         op = SYSTEMS[name]()
         state = adapter.StructuredSolver().init(as_lineax(op), {})
         program = str(jax.make_jaxpr(state)(jnp.zeros(6)))
-        assert "triangular_solve" in program or "mul" in program
+        assert any(name in program for name in ("triangular_solve", "dot_general", "mul"))
         assert not any(f" {name}[" in program for name in ("cholesky", "eigh", "lu", "schur"))
         for seed in range(2):
             b = jnp.asarray(draw(6, seed=seed))
