@@ -128,8 +128,11 @@ def _gathered(matrix: Array, left: int, right: int, x: Array) -> Array:
     x = x.reshape(left, columns, right)
     if left == 1:
         return _tall(matrix, x[0])
-    made = np.empty((left, rows, right), matrix.dtype)
     some = max(1, 4 * _FEW // right)
+    if left <= some:
+        product = _tall(matrix, x.swapaxes(0, 1).reshape(columns, -1))
+        return np.ascontiguousarray(product.reshape(rows, left, right).swapaxes(0, 1))
+    made = np.empty((left, rows, right), matrix.dtype)
     for start in range(0, left, some):
         slices = x[start : start + some].swapaxes(0, 1)
         product = _tall(matrix, slices.reshape(columns, -1))
