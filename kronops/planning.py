@@ -346,14 +346,18 @@ def _shapes(factors: Sequence[Factor]) -> Shapes:
 
 
 def _by_shrinkage(factors: Sequence[Factor], groups: Sequence[Group]) -> list[Group]:
-    """Groups by ``1/columns − 1/rows``; the last first among those that shrink alike."""
+    """Groups by ``1/columns − 1/rows``; among those that do alike, so that many columns are left.
+
+    What shrinks has most of them to its right in the beginning, what stretches in the end.
+    """
     last_first = list(reversed(groups))
     if any(group.kind == "compiled" for group in groups):
         return last_first  # the order in which the ends of a piece are views of one stride
 
-    def key(group: Group) -> float:
+    def key(group: Group) -> tuple[float, int]:
         step = _step(factors, group, 1, 1)
-        return 1 / max(step.columns, 1) - 1 / max(step.rows, 1)
+        stretch = 1 / max(step.columns, 1) - 1 / max(step.rows, 1)
+        return stretch, group.start if stretch < 0 else -group.start
 
     return sorted(last_first, key=key)
 

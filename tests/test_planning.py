@@ -174,6 +174,12 @@ class TestMerging:
 
 
 class TestOrder:
+    @pytest.mark.parametrize(("shape", "first"), [((8, 12), 0), ((12, 8), 4)])
+    def test_many_columns_are_left_where_vectors_are_long(self, shape, first):
+        """What shrinks begins with the first factor, what stretches with the last."""
+        machine = MACHINE._replace(merged=0, cache=0)
+        assert plan((Factor(*shape),) * 5, 1, 1, machine).steps[0][1].start == first
+
     @pytest.mark.parametrize("known", [*itertools.permutations(((10, 100), (100, 100), (100, 10)))])
     def test_factors_that_shrink_come_first(self, known):
         steps = plan(tuple(Factor(*shape) for shape in known), 1, 1, MACHINE).steps

@@ -27,6 +27,7 @@ from kronops.planning import Machine, Plan
 __all__ = ["TorchBackend"]
 
 _FLOATING = {torch.float32, torch.float64, torch.complex64, torch.complex128}
+_FEW, _LARGE = 32, 2**14  # columns, and entries of a matrix for which they are too few
 _MERGED = 32  # the largest factor that is made of several
 
 
@@ -274,10 +275,19 @@ def _bound(operand: Array, view: tuple[int, int, int], tracked: bool) -> Any:
         return lambda x: torch.mm(x.reshape(left, size), transposed)
     if left == 1:
         return lambda x: torch.mm(operand, x.reshape(size, right))
+    if right < _FEW and operand.numel() >= _LARGE:  # else it is read again for each few columns
+        return lambda x: _gathered(operand, x.reshape(view))
     if tracked:  # matmul knows how to add the gradients up
         return lambda x: torch.matmul(operand, x.reshape(view))
     repeated = operand.expand(left, *operand.shape)
     return lambda x: torch.bmm(repeated, x.reshape(view))
+
+
+def _gathered(matrix: Array, x: Array) -> Array:
+    """The columns of all slices of ``(left, columns, right)`` as rows, multiplied at once."""
+    left, columns, right = x.shape
+    rows = x.transpose(1, 2).reshape(left * right, columns)
+    return torch.mm(rows, matrix.mT).reshape(left, right, -1).transpose(1, 2)
 
 
 class _Namespace:
