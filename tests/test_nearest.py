@@ -186,11 +186,12 @@ def test_what_does_not_fit_is_refused(shapes, terms, error, message):
 @pytest.mark.parametrize("size", [1e-160, 1e160])
 def test_factors_of_any_size(size):
     a, b = rng.standard_normal((2, 2, 2))
-    op = kron(size * a, size * b) * size**-1.25
-    found, error = nearest_kronecker(op, [(2, 2), (2, 2)])
-    want = op.to_dense()
-    assert float(error) <= 1e-14 * np.abs(want).max()
-    np.testing.assert_allclose(found.to_dense() / size**0.75, want / size**0.75, atol=1e-13)
+    for power in (-1.25, -1.875):  # the product is out of the range of squares, and is not
+        op = kron(size * a, size * b) * size**power
+        found, error = nearest_kronecker(op, [(2, 2), (2, 2)])
+        want, unit = op.to_dense(), size ** (2 + power)
+        assert float(error) <= 1e-14 * np.abs(want).max()
+        np.testing.assert_allclose(found.to_dense() / unit, want / unit, atol=1e-13)
 
 
 def test_operators_whose_squares_are_out_of_range():
