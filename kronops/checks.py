@@ -13,6 +13,7 @@ from kronops.backends.standard import Array
 __all__ = [
     "as_inexact",
     "as_matrix",
+    "as_vector",
     "check_finite_values",
     "epsilon",
     "hermitian_to_rounding",
@@ -41,9 +42,18 @@ def as_inexact(array: Any, name: str, like: Any = None) -> Array:
 
 def as_matrix(array: Any, name: str, check_finite: bool = True) -> Array:
     """A snapshot of a 2-D array, in a floating dtype, finite throughout."""
+    return _snapshot(array, name, check_finite, 2, "a matrix with two axes is needed")
+
+
+def as_vector(array: Any, name: str, check_finite: bool = True) -> Array:
+    """The same of an array with one axis."""
+    return _snapshot(array, name, check_finite, 1, "one axis is needed")
+
+
+def _snapshot(array: Any, name: str, check_finite: bool, axes: int, needed: str) -> Array:
     array = as_inexact(array, name)
-    if array.ndim != 2:
-        raise ValueError(f"{name} has shape {array.shape}: a matrix with two axes is needed")
+    if array.ndim != axes:
+        raise ValueError(f"{name} has shape {tuple(array.shape)}: {needed}")
     if check_finite:
         check_finite_values(array, name)
     return backend_of(array).snapshot(array)

@@ -192,7 +192,7 @@ def _contracted(op: LinearOperator, core: Array, units: list[Array], axis: int) 
     xp = op.backend.xp
     for other in reversed(range(len(units))):
         if other != axis:
-            unit = xp.conj(units[other]) if is_complex(units[other]) else units[other]
+            unit = op.backend.conj(units[other])
             core = xp.tensordot(core, unit, axes=((other,), (0,)))
     return core
 

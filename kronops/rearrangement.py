@@ -141,7 +141,7 @@ def leading_part(op: LinearOperator, shapes: Shapes, terms: int) -> Rearranged:
             f"nearer by a little; the error is that of the one given",
             LinAlgWarning,
         )
-    return Rearranged(core, [basis, xp.conj(kept) if op._complex else kept])
+    return Rearranged(core, [basis, backend.conj(kept)])
 
 
 def _both_products(op: LinearOperator, shapes: Shapes, right: Array) -> tuple[Array, Array]:

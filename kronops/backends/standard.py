@@ -385,10 +385,11 @@ class Backend:
 
     def adjoint(self, matrix: Array) -> Array:
         """The conjugate transpose of the last two axes."""
-        transposed = self.xp.matrix_transpose(matrix)
-        if self.kind(matrix.dtype) == "complex floating":
-            return self.xp.conj(transposed)
-        return transposed
+        return self.conj(self.xp.matrix_transpose(matrix))
+
+    def conj(self, array: Array) -> Array:
+        """The complex conjugate; of what is real the array itself, which the standard refuses."""
+        return self.xp.conj(array) if self.kind(array.dtype) == "complex floating" else array
 
     # -- the solver library that goes with the arrays ------------------------------------------
 

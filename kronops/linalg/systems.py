@@ -31,7 +31,8 @@ class Products:
     def __init__(self, matrix: Any, name: str, like: Array) -> None:
         self.matrix, self.name, self.like = matrix, name, like
         self.rows, self.columns = matrix.shape
-        self.xp = backend_of(like).xp
+        self.backend = backend_of(like)
+        self.xp = self.backend.xp
         if is_array(matrix):
             self.matrix = self.xp.astype(matrix, like.dtype, copy=False)
 
@@ -44,11 +45,9 @@ class Products:
     def rmatvec(self, x: Array) -> Array:
         """``Aᴴ x``, of an array without a conjugated copy."""
         if is_array(self.matrix):
-            return self._conj(self.xp.matmul(self._conj(x), self.matrix))
+            conj = self.backend.conj
+            return conj(self.xp.matmul(conj(x), self.matrix))
         return self._checked(self.matrix.rmatvec(x), "rmatvec", self.columns)
-
-    def _conj(self, x: Array) -> Array:
-        return self.xp.conj(x) if is_complex(x) else x
 
     def _checked(self, y: Any, method: str, size: int) -> Array:
         """What the user's object has returned, as a vector like the others of the system."""

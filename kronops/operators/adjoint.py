@@ -77,7 +77,7 @@ class AdjointOperator(_Flipped):
 
     def _slogdet(self) -> tuple[Array, Array]:
         sign, logabsdet = self.base._slogdet()
-        return (self.backend.xp.conj(sign) if self._complex else sign), logabsdet
+        return self.backend.conj(sign), logabsdet
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -98,7 +98,7 @@ class TransposedOperator(_Flipped):
     """
 
     def _matmat(self, x: Array) -> Array:
-        return self._conj(self.base.H._matmat(self._conj(x)))
+        return self.backend.conj(self.base.H._matmat(self.backend.conj(x)))
 
     def _adjoint(self) -> LinearOperator:
         return TransposedOperator(self.base.H)
@@ -121,8 +121,3 @@ class TransposedOperator(_Flipped):
             return super()._account(operation, columns)
         product = self.base.H._account(operation, columns)
         return Account(self, "Aᵀ x = conj(Aᴴ conj(x))", parts=[product])
-
-    def _conj(self, x: Array) -> Array:
-        if self.backend.kind(x.dtype) == "complex floating":
-            return self.backend.xp.conj(x)
-        return x

@@ -98,7 +98,7 @@ class InverseOperator(LinearOperator):
         seen = self.backend.values(sign)
         if seen is not None and complex(seen) == 0:
             raise LinAlgError("the operator that is inverted is singular: add damping")
-        return (self.backend.xp.conj(sign) if self._complex else sign), -logabsdet
+        return self.backend.conj(sign), -logabsdet
 
     def _to_dense(self) -> Array:
         if isinstance(self.base, DenseOperator) and not self._tracked:

@@ -342,6 +342,8 @@ class KroneckerOperator(LinearOperator):
         A triplet of a factor is needed if it is kept beside the largest of the others. Then so are
         all products of such triplets, or the product of the smallest ones is not.
         """
+        if self.scale == 0:
+            return None
         xp, cutoffs, least = self.backend.xp, [], []
         for factor in self.factors:
             values, top = factor._kept_svd[1], factor._spectral_norm()
@@ -352,7 +354,7 @@ class KroneckerOperator(LinearOperator):
         if not bool(self.backend.values(product(least, 1.0) > rtol)):
             return None
         parts = [factor._pinv(own) for factor, own in zip(self.factors, cutoffs, strict=True)]
-        return self._with(parts, 1 / self.scale) if self.scale else None
+        return self._with(parts, 1 / self.scale)
 
     # -- damping -------------------------------------------------------------------------------
 

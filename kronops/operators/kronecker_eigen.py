@@ -223,7 +223,7 @@ class KroneckerEigenOperator(LinearOperator):
     def _slogdet(self) -> tuple[Array, Array]:
         if self.inverted:
             sign, logabsdet = self.inverse()._slogdet()
-            return (self.backend.xp.conj(sign) if self._complex else sign), -logabsdet
+            return self.backend.conj(sign), -logabsdet
         if self._varies:
             return KroneckerSchurOperator(self._definition, self.shift)._slogdet()
         sign, logabsdet = DiagonalOperator(self._flat, check_finite=False)._slogdet()

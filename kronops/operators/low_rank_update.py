@@ -9,7 +9,7 @@ from typing import Any
 from kronops import tree
 from kronops.backends.standard import Array
 from kronops.caching import cached
-from kronops.checks import as_matrix, epsilon, is_complex
+from kronops.checks import as_matrix, epsilon
 from kronops.columns import submatrix
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 from kronops.explaining import Account, default_account
@@ -155,8 +155,8 @@ class LowRankUpdateOperator(LinearOperator):
     def _transpose(self) -> LinearOperator:
         if not self._complex:
             return self.H
-        right = None if self.v is None else self._conj(self.u)
-        return self._with(self.base.T, self._conj(self._right), self.c.T, right)
+        right = None if self.v is None else self.backend.conj(self.u)
+        return self._with(self.base.T, self.backend.conj(self._right), self.c.T, right)
 
     # -- solves and determinants ---------------------------------------------------------------
 
@@ -311,10 +311,7 @@ class LowRankUpdateOperator(LinearOperator):
         return self.c.T._apply_last(self.u)
 
     def _update_diagonal(self) -> Array:
-        return self.backend.xp.sum(self._left * self._conj(self._right), axis=1)
-
-    def _conj(self, array: Array) -> Array:
-        return self.backend.xp.conj(array) if is_complex(array) else array
+        return self.backend.xp.sum(self._left * self.backend.conj(self._right), axis=1)
 
     @property
     def _label(self) -> str:

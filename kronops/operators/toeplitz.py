@@ -7,10 +7,9 @@ import math
 from typing import Any
 
 from kronops import tree
-from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.caching import cached
-from kronops.checks import as_inexact, check_finite_values, is_complex
+from kronops.checks import as_vector
 from kronops.columns import scaled_norm
 from kronops.explaining import Account
 from kronops.operator import LinearOperator
@@ -81,8 +80,8 @@ class ToeplitzOperator(LinearOperator):
     row: Array | None
 
     def __init__(self, column: Any, row: Any = None, *, check_finite: bool = True) -> None:
-        object.__setattr__(self, "column", _as_line(column, "column", check_finite))
-        line = None if row is None else _as_line(row, "row", check_finite)
+        object.__setattr__(self, "column", as_vector(column, "column", check_finite))
+        line = None if row is None else as_vector(row, "row", check_finite)
         object.__setattr__(self, "row", line)
         self._check_one_home()
 
@@ -169,7 +168,7 @@ class ToeplitzOperator(LinearOperator):
     @property
     def _first_row(self) -> Array:
         """The first row, but for its first entry."""
-        return self._conj(self.column) if self.row is None else self.row
+        return self.backend.conj(self.column) if self.row is None else self.row
 
     def _submatrix(self, rows: Array, columns: Array) -> Array:
         xp = self.backend.xp
@@ -202,7 +201,7 @@ class ToeplitzOperator(LinearOperator):
     def _adjoint(self) -> LinearOperator:
         if self.hermitian:
             return self
-        return self._with(self._conj(self._whole_row), self._conj(self.column))
+        return self._with(self.backend.conj(self._whole_row), self.backend.conj(self.column))
 
     def _transpose(self) -> LinearOperator:
         return self._with(self._whole_row, self.column)
@@ -248,19 +247,7 @@ class ToeplitzOperator(LinearOperator):
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _conj(self, array: Array) -> Array:
-        return self.backend.xp.conj(array) if is_complex(array) else array
-
     def _with(self, column: Array, row: Array | None) -> ToeplitzOperator:
         """Other entries in the same places, made here and therefore not checked again."""
         made: ToeplitzOperator = tree.rebuild(ToeplitzOperator, {"column": column, "row": row})
         return made
-
-
-def _as_line(array: Any, name: str, check_finite: bool) -> Array:
-    array = as_inexact(array, name)
-    if array.ndim != 1:
-        raise ValueError(f"{name} has shape {tuple(array.shape)}: one axis is needed")
-    if check_finite:
-        check_finite_values(array, name)
-    return backend_of(array).snapshot(array)
