@@ -11,7 +11,7 @@ import math
 import sys
 from typing import Any
 
-from kronops import spectrum, tree
+from kronops import preconditioning, simultaneous, spectrum, tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.indexing import Index
@@ -132,6 +132,16 @@ def shift_kronecker(op: KroneckerOperator, scalar: Scalar) -> LinearOperator:
 def kronecker_sum(factors: list[LinearOperator]) -> LinearOperator:
     """``A1 ⊕ … ⊕ AN``."""
     return KroneckerSumOperator(factors)
+
+
+def diagonalise_sum(op: SumOperator) -> LinearOperator | None:
+    """A sum of Kronecker products as an operator that solves by structure, where there is one."""
+    return simultaneous.closed_form(op)
+
+
+def inverse_near_sum(op: SumOperator) -> LinearOperator:
+    """The inverse of a sum of Kronecker products, or of one near it that has a closed form."""
+    return preconditioning.inverse_near_sum(op)
 
 
 def shift(op: LinearOperator, scalar: Scalar) -> LinearOperator:

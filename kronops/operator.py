@@ -73,6 +73,8 @@ class Algebra(Protocol):
     def shift(self, op: LinearOperator, scalar: Scalar) -> LinearOperator: ...
     def kronecker_sum(self, factors: list[LinearOperator]) -> LinearOperator: ...
     def shift_kronecker(self, op: Any, scalar: Scalar) -> LinearOperator: ...
+    def diagonalise_sum(self, op: Any) -> LinearOperator | None: ...
+    def inverse_near_sum(self, op: Any) -> LinearOperator: ...
     def permute_columns(self, op: LinearOperator, order: Array) -> LinearOperator: ...
     def truncated_inverse(
         self, left: LinearOperator, values: Array, right: LinearOperator, cutoff: Array
@@ -787,6 +789,10 @@ class LinearOperator(ABC):
         """The inverse's product, for operators whose inverse has no name of its own."""
         return self._densified._solve(x)
 
+    def _preconditioner(self) -> LinearOperator:
+        """An operator near the inverse, without anything written out where there is none such."""
+        return self.inverse()
+
     def _slogdet(self) -> tuple[Array, Array]:
         return self._densified._slogdet()
 
@@ -942,12 +948,13 @@ class LinearOperator(ABC):
         if self.shape[0] * self.shape[1] > 10**8:
             raise ValueError(
                 f"{type(self).__name__} {self.shape}: no identity gives this from its structure, "
-                f"and it is too large to be written out; use products alone, for example with "
-                f"scipy.sparse.linalg.cg"
+                f"and it is too large to be written out; kronops.linalg.iterative_solve solves by "
+                f"products alone"
             )
         warn(
             f"{type(self).__name__} {self.shape} is written out as a dense matrix: no identity "
-            f"gives this from its structure",
+            f"gives this from its structure (kronops.linalg.iterative_solve solves by products "
+            f"alone)",
             DensificationWarning,
         )
         return self._algebra.dense(self.to_dense(), self.domain_shape)

@@ -18,18 +18,12 @@ from kronops.backends.standard import Array
 from kronops.checks import epsilon
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError, LinAlgWarning, warn
+from kronops.kronecker_terms import Shapes, kronecker_terms
 from kronops.operator import LinearOperator
-from kronops.operators.kronecker import KroneckerOperator
-from kronops.operators.kronecker_eigen import KroneckerEigenOperator
-from kronops.operators.kronecker_schur import KroneckerSchurOperator
-from kronops.operators.scaled import ScaledOperator, identity_multiple
-from kronops.operators.sum import SumOperator
 from kronops.scalars import Scalar
 from kronops.scaling import dtype_exponent, exponent, product_of_scalars, rescale, split
 
 __all__ = ["Rearranged", "Shapes", "leading_part", "of_matrix", "of_terms", "progress"]
-
-Shapes = tuple[tuple[int, int], ...]
 
 _PASSES = 200  # over all columns, at most
 _SPARE = 4  # vectors beside those that are asked for, which make the passes fewer
@@ -56,11 +50,11 @@ def of_terms(op: LinearOperator, shapes: Shapes) -> Rearranged | None:
 
     The vectors of the factors are orthonormalised; no entry of the matrix is formed.
     """
-    terms = _kronecker_terms(op, shapes)
-    if terms is None:
+    found = kronecker_terms(op, shapes)
+    if found is None:
         return None
     xp = op.backend.xp
-    terms = [_of_size_one(scale, factors) for scale, factors in terms]
+    terms = [_of_size_one(scale, [f._to_dense() for f in factors]) for scale, factors in found]
     core, bases = None, []
     for i in range(len(shapes)):
         vectors = [xp.reshape(factors[i], (-1,)) for _, factors in terms]
@@ -83,30 +77,6 @@ def _of_size_one(scale: Scalar, factors: list[Array]) -> tuple[Scalar, list[Arra
     ]
     mantissa, power = product_of_scalars([scale, *split(1.0, sum(powers), 1000)])
     return mantissa * 2.0**power, made
-
-
-def _kronecker_terms(op: LinearOperator, shapes: Shapes) -> list[tuple[Scalar, list[Array]]] | None:
-    """Pairs of a scale and the matrices of the factors, or None."""
-    if isinstance(op, ScaledOperator):
-        inner = _kronecker_terms(op.base, shapes)
-        return inner and [(op.scalar * scale, factors) for scale, factors in inner]
-    if isinstance(op, SumOperator):
-        parts = [_kronecker_terms(term, shapes) for term in op.terms]
-        return None if None in parts else [pair for part in parts for pair in part or []]
-    if isinstance(op, (KroneckerEigenOperator, KroneckerSchurOperator)):
-        if op.base is None or getattr(op, "inverted", False):
-            return None
-        inner = _kronecker_terms(op.base, shapes)
-        return inner and [*inner, (op.shift, _identities(op, shapes))]
-    if identity_multiple(op) is not None and all(m == n for m, n in shapes):
-        return [(1.0, _identities(op, shapes))]
-    if isinstance(op, KroneckerOperator) and tuple(f.shape for f in op.factors) == shapes:
-        return [(op.scale, [factor._to_dense() for factor in op.factors])]
-    return None
-
-
-def _identities(op: LinearOperator, shapes: Shapes) -> list[Array]:
-    return [op.backend.xp.eye(n, dtype=op.dtype, device=op.device) for _, n in shapes]
 
 
 # -- by products alone -------------------------------------------------------------------------

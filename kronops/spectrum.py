@@ -14,6 +14,7 @@ from kronops.scaling import rescale
 
 __all__ = [
     "check_condition",
+    "check_estimate",
     "check_sums",
     "exp",
     "log",
@@ -179,6 +180,11 @@ def check_sums(spectra: Sequence[Array], shift: Scalar, what: str) -> None:
     _judge(smallest, largest, 4 * eps, 40 * eps, what)
 
 
+def check_estimate(condition: float, eps: float, what: str) -> None:
+    """The same of an estimate of the condition number."""
+    _judge(1.0 if math.isfinite(condition) else 0.0, condition, eps, 10 * eps, what)
+
+
 def sums(spectra: Sequence[Array], shift: Scalar = 0.0) -> Array:
     """``shift`` plus the sum of every choice of entries, flat, the last array's fastest.
 
@@ -200,7 +206,7 @@ def sums(spectra: Sequence[Array], shift: Scalar = 0.0) -> Array:
 
 def _judge(smallest: float, largest: float, zero: float, small: float, what: str) -> None:
     """By the smallest magnitude over the largest: an error where it is ``zero``, or a warning."""
-    if smallest <= zero * largest:
+    if smallest == 0 or smallest <= zero * largest:
         raise LinAlgError(f"{what} is singular (a zero eigenvalue): add damping")
     if smallest < small * largest:
         warn(

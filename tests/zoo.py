@@ -502,6 +502,32 @@ def sum_of_kroneckers(make):
 
 
 @case
+def sum_of_general_and_definite(make):
+    (a, b), (c, d) = (make.general(2), make.general(3)), (make.definite(2), make.definite(3))
+    op = kronops.kron(make(a), make(b)) - 0.5 * kronops.kron(make(c), make(d))
+    return op, kron(a, b) - 0.5 * kron(c, d)
+
+
+@case
+def sum_of_stiffness_and_mass(make):
+    """The finite elements of a box: each term has another factor on one axis."""
+    sizes = (2, 3, 2)
+    stiffness, mass = ([draw(n) for n in sizes] for draw in (make.symmetric, make.definite))
+    products = [[stiffness[i] if i == axis else mass[i] for i in range(3)] for axis in range(3)]
+    first, *rest = (kronops.kron(*map(make, matrices)) for matrices in products)
+    return sum(rest, start=first), sum(kron(*matrices) for matrices in products)
+
+
+@case
+def sum_with_an_outer_diagonal(make):
+    a, b = make.symmetric(2), make.symmetric(3)
+    lines = [make.round(abs(make.draw(n)) + 1) for n in (2, 3)]
+    diagonal = make.round(np.outer(*lines).real)
+    op = kronops.kron(make(a), make(b)) + kronops.DiagonalOperator(make.real(diagonal))
+    return op, kron(a, b) + np.diag(diagonal.ravel())
+
+
+@case
 def sum_with_identity(make):
     a, b = make.definite(2), make.definite(3)
     identity = kronops.IdentityOperator(6, like=make(a))

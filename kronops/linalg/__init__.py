@@ -10,12 +10,12 @@ Vectors never leave their device. A few numbers that steer the iteration do: the
 (`cg`) or twice (`minres`, `lsmr`) in an iteration, and there the host waits for the device. So
 none of the three can be traced or differentiated, and each says so.
 
-`solve_masked` is `cg` with the preconditioner that a masked operator brings along.
+`iterative_solve` chooses among them, with the preconditioner that an operator brings along.
 """
 
 from kronops.linalg.conjugate_gradients import cg
+from kronops.linalg.iterative import iterative_solve
 from kronops.linalg.least_squares import lsmr
-from kronops.linalg.masked_systems import solve_masked
 from kronops.linalg.minimal_residuals import minres
 
-__all__ = ["cg", "lsmr", "minres", "solve_masked"]
+__all__ = ["cg", "iterative_solve", "lsmr", "minres"]

@@ -49,7 +49,7 @@ class MaskedOperator(LinearOperator):
     -----
     A product is one with ``B`` on a vector that is zero where the mask is false. There is no closed
     form of the inverse: solves and determinants write the matrix out, with a
-    `DensificationWarning`. `kronops.linalg.solve_masked` solves by products alone.
+    `DensificationWarning`. `kronops.linalg.iterative_solve` solves by products alone.
 
     Examples
     --------
@@ -132,6 +132,9 @@ class MaskedOperator(LinearOperator):
         flags = np.zeros(self.base.shape[0], dtype=np.bool_)
         flags[self.backend.to_numpy(inner)[self.backend.to_numpy(kept)]] = True
         return self._algebra.mask(self.base, flags)
+
+    def _preconditioner(self) -> LinearOperator:
+        return self.with_base(self.base._preconditioner())
 
     # -- entries -------------------------------------------------------------------------------
 

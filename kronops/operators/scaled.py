@@ -176,6 +176,14 @@ class ScaledOperator(LinearOperator):
             return self.base.scaled_entries(self.scalar)
         return super()._densified
 
+    def _plus(self, other: LinearOperator) -> LinearOperator | None:
+        """Multiples of matrices add up to a matrix."""
+        if not isinstance(self.base, DenseOperator):
+            return None
+        matrix = isinstance(other, ScaledOperator) and isinstance(other.base, DenseOperator)
+        made: LinearOperator | None = self._densified._plus(other._densified if matrix else other)
+        return made
+
     def _shifted(self, scalar: Scalar) -> LinearOperator:
         if isinstance(self.base, DenseOperator):
             return self._densified._shifted(scalar)

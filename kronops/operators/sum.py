@@ -7,13 +7,17 @@ import functools
 import operator
 from typing import Any
 
+from kronops import spectrum
 from kronops.backends.standard import Array
 from kronops.caching import cached
+from kronops.checks import epsilon
 from kronops.errors import LinAlgError
 from kronops.explaining import Account, default_account
 from kronops.normals import Normals
 from kronops.operator import LinearOperator, common_shape
+from kronops.operators.congruent import CongruentOperator
 from kronops.operators.scaled import identity_multiple
+from kronops.refinement import norm_estimate, refined
 from kronops.scalars import Scalar
 from kronops.vectors import Shape
 
@@ -32,8 +36,19 @@ class SumOperator(LinearOperator):
     Notes
     -----
     ``op + c·I`` solves, and has its determinant and powers, by the closed form of
-    ``op.damped(c)`` where there is one. Other sums are written out as a dense matrix for these,
-    with a `DensificationWarning`.
+    ``op.damped(c)`` where there is one. So have sums of Kronecker products whose factors, axis by
+    axis, commute. ``A ⊗ B + C ⊗ D`` solves, and has its determinant and draws, by the generalised
+    eigenproblems of ``A`` and ``C``, and of ``B`` and ``D``, if one of each pair is positive
+    definite [1]_; a diagonal that is an outer product counts as a Kronecker product. Such solves
+    cost about as much as six products, after ``9 nᵢ³`` flops for each axis, once.
+
+    Other sums are written out as a dense matrix for these, with a `DensificationWarning`;
+    `kronops.linalg.iterative_solve` solves them by products alone.
+
+    References
+    ----------
+    .. [1] Lynch, Rice and Thomas, Direct solution of partial difference equations by tensor product
+       methods, Numer. Math. 6, 1964; Golub and Van Loan, Matrix Computations, 2013, section 8.7.
 
     Examples
     --------
@@ -97,6 +112,8 @@ class SumOperator(LinearOperator):
     def _submatrix(self, rows: Array, columns: Array) -> Array:
         return self._total([term._submatrix(rows, columns) for term in self.terms])
 
+    # -- closed forms --------------------------------------------------------------------------
+
     @cached
     def _closed(self) -> LinearOperator | None:
         """``op + c·I`` in closed form, where there is one."""
@@ -109,21 +126,55 @@ class SumOperator(LinearOperator):
         return None
 
     @cached
-    def _densified(self) -> Any:
-        return self._closed or LinearOperator._densified.function(self)
+    def _diagonalised(self) -> Any:
+        """A sum of Kronecker products in bases that make it simple; None where there are none."""
+        return self._algebra.diagonalise_sum(self)
 
-    def _account(self, operation: str, columns: int) -> Account:
-        if operation == "multiply":
-            parts = [term._account(operation, columns) for term in self.terms]
-            flops = self.shape[0] * (len(parts) - 1) * columns
-            return Account(self, "(A + B) x = A x + B x", flops, parts=parts)
-        if self._closed is None:
-            return default_account(self, operation, columns, own=False)
-        closed = self._closed._account(operation, columns)
-        return Account(self, "the closed form of A + c I", parts=[closed])
+    @property
+    def _structure(self) -> LinearOperator | None:
+        """The sum as an operator that solves, and has a determinant, by structure; or None."""
+        return self._closed or self._diagonalised
+
+    @cached
+    def _densified(self) -> Any:
+        """The sum as an operator that has all functions: the same where its bases are unitary."""
+        if self._structure is not None and not isinstance(self._structure, CongruentOperator):
+            return self._structure
+        return LinearOperator._densified.function(self)
+
+    @cached
+    def _size(self) -> float:
+        return norm_estimate(self)
 
     def _inverse(self) -> LinearOperator:
-        return self._densified.inverse()
+        if self._closed is not None or self._untracked._diagonalised is None:
+            return self._densified.inverse()
+        _ = self._untracked._near_inverse
+        return self._algebra.invert(self)
+
+    @cached
+    def _near_inverse(self) -> LinearOperator:
+        """The inverse by structure, whose products have some digits right; an error if singular."""
+        inverse: LinearOperator = self._diagonalised.inverse()
+        if self.backend.values(self._like) is not None and self.shape[0]:
+            condition = self._size * norm_estimate(inverse)
+            spectrum.check_estimate(condition, epsilon(self._like), self._label)
+        return inverse
+
+    def _solve(self, x: Array) -> Array:
+        if self._closed is not None or self._diagonalised is None:
+            return self._densified._solve(x)
+        advice = f"the definite terms of {self._label} are nearly singular; damp them"
+        return refined(self, self._near_inverse._matmat, x, lambda: self._size, advice)
+
+    def _preconditioner(self) -> LinearOperator:
+        return self._algebra.inverse_near_sum(self)
+
+    def _slogdet(self) -> tuple[Array, Array]:
+        return (self._structure or self._densified)._slogdet()
+
+    def _root(self) -> LinearOperator:
+        return (self._structure or self._densified)._root()
 
     def _power(self, p: float) -> LinearOperator:
         return self._densified.power(p)
@@ -136,7 +187,30 @@ class SumOperator(LinearOperator):
         try:
             return self._total([term._sample(normals) for term in self.terms])
         except LinAlgError:
-            return self._densified._sample(normals)
+            return super()._sample(normals)
+
+    def _account(self, operation: str, columns: int) -> Account:
+        if operation == "multiply":
+            parts = [term._account(operation, columns) for term in self.terms]
+            flops = self.shape[0] * (len(parts) - 1) * columns
+            return Account(self, "(A + B) x = A x + B x", flops, parts=parts)
+        if self._closed is not None:
+            closed = self._closed._account(operation, columns)
+            return Account(self, "the closed form of A + c I", parts=[closed])
+        made = self._untracked._diagonalised
+        if made is None or (operation == "eigh" and isinstance(made, CongruentOperator)):
+            return default_account(self, operation, columns, own=False)
+        words = "the factors of each axis are diagonal in one basis, Wᴴ A W and Wᴴ C W"
+        parts = [made._account(operation, columns)]
+        if operation == "multiply_inverse":
+            words += ", refined by the residual"
+            parts.append(self._account("multiply", columns))
+        once = sum(9.0 * size**3 for size in made.domain_shape)  # an eigendecomposition each
+        return Account(self, words, once=once, parts=parts)
+
+    @property
+    def _label(self) -> str:
+        return f"the sum of Kronecker products {self.shape}"
 
     @staticmethod
     def _total(parts: list[Any]) -> Any:

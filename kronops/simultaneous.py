@@ -1,0 +1,307 @@
+"""Sums of Kronecker products in closed form, by bases in which every term is diagonal.
+
+On each axis the factors of all terms are brought to diagonal form at once, ``Wᴴ Fᵣ W = diag(dᵣ)``:
+by a unitary ``W`` where they commute, else by the generalised eigenproblem of a definite one of
+them, after which the others have to commute, as a single one does. Then the sum is diagonal in the
+Kronecker product of the ``W``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import operator
+from collections.abc import Sequence
+
+from kronops.backends import backend_of
+from kronops.backends.standard import Array
+from kronops.checks import epsilon, is_complex
+from kronops.columns import scaled_norm
+from kronops.errors import LinAlgError
+from kronops.kronecker_terms import KroneckerTerm, first_product, kronecker_terms
+from kronops.operator import LinearOperator
+from kronops.operators.congruent import CongruentOperator
+from kronops.operators.dense import DenseOperator, same
+from kronops.operators.diagonal import DiagonalOperator
+from kronops.operators.identity import IdentityOperator
+from kronops.operators.kronecker import KroneckerOperator
+from kronops.operators.kronecker_eigen import KroneckerEigenOperator
+from kronops.operators.kronecker_sum import KroneckerSumOperator
+from kronops.scaling import outer
+
+__all__ = ["closed_form"]
+
+
+def closed_form(op: LinearOperator) -> LinearOperator | None:
+    """``op``, a sum of Kronecker products, as an operator that solves by structure; or None."""
+    first = first_product(op)
+    shapes = () if first is None else tuple(factor.shape for factor in first.factors)
+    if first is None or any(m != n or n == 0 for m, n in shapes):
+        return None
+    terms = kronecker_terms(op, shapes)
+    if terms is None:
+        return None
+    terms = [KroneckerTerm(scale, tuple(map(_plain, factors))) for scale, factors in terms]
+    return _diagonal(terms, getattr(first, "layout", "in,out")) or _of_two(terms)
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """What brings the factors of one axis to a form that all of them have.
+
+    Parameters
+    ----------
+    vectors : LinearOperator
+        ``W``, with ``Wᴴ Fᵣ W`` of that form for each factor ``Fᵣ``.
+    duals : LinearOperator
+        ``W⁻ᴴ``.
+    log_volume : array, optional
+        ``log |det W⁻ᴴ|``; None if ``W`` is unitary.
+    spectra : list of array
+        The diagonals of the forms, if they are diagonal.
+    condition : float
+        The condition number of ``W Wᴴ``, estimated from below; 1 where nobody sees it.
+    """
+
+    vectors: LinearOperator
+    duals: LinearOperator
+    log_volume: Array | None
+    spectra: list[Array]
+    condition: float = 1.0
+
+    @property
+    def whitens(self) -> bool:
+        """Whether ``W`` is not unitary."""
+        return self.log_volume is not None
+
+
+# -- all terms diagonal ----------------------------------------------------------------------------
+
+
+def _diagonal(terms: list[KroneckerTerm], layout: str) -> LinearOperator | None:
+    """``(⊗ Wᵢ⁻ᴴ) diag(Σ cᵣ ⊗ dᵢᵣ) (⊗ Wᵢ⁻ᴴ)ᴴ``."""
+    axes: list[Axis] = []
+    for factors in zip(*(term.factors for term in terms), strict=True):
+        axis = _diagonalised(factors)
+        if axis is None:
+            return None
+        axes.append(axis)
+    parts = [
+        outer([axis.spectra[index] for axis in axes], term.scale)
+        for index, term in enumerate(terms)
+    ]
+    values = functools.reduce(operator.add, parts)
+    if not any(axis.whitens for axis in axes):
+        bases = [axis.vectors for axis in axes]
+        basis = KroneckerOperator(bases, layout=layout, check_finite=False)
+        return KroneckerEigenOperator.from_basis(basis, values)
+    return _congruent(DiagonalOperator(values, check_finite=False), axes)
+
+
+def _diagonalised(factors: Sequence[LinearOperator]) -> Axis | None:
+    """The factors of one axis in diagonal form: by a unitary basis, else the best-conditioned."""
+    distinct, places = _distinct(factors)
+    identity = IdentityOperator(factors[0].shape[0], like=factors[0]._like)
+    lowers = [(_lower(factor), factor) for factor in distinct if not _alike(factor, identity)]
+    definite = [(lower, factor) for lower, factor in lowers if lower is not None]
+    for lower, reference in [(identity, None), *sorted(definite, key=lambda way: _spread(way[0]))]:
+        rest = [identity if f is reference else _whitened(f, lower) for f in distinct]
+        made = _common_eigenbasis(rest)
+        if made is not None:
+            spectra, basis = made
+            return _axis(lower, basis, [spectra[place] for place in places])
+    return None
+
+
+def _distinct(factors: Sequence[LinearOperator]) -> tuple[list[LinearOperator], list[int]]:
+    """The factors without repetitions, and the place of each among these."""
+    distinct: list[LinearOperator] = []
+    places = []
+    for factor in factors:
+        found = [i for i, kept in enumerate(distinct) if _alike(kept, factor)]
+        places.append(found[0] if found else len(distinct))
+        distinct += [] if found else [factor]
+    return distinct, places
+
+
+def _alike(left: LinearOperator, right: LinearOperator) -> bool:
+    return same(left, right) or all(isinstance(op, IdentityOperator) for op in (left, right))
+
+
+def _spread(lower: LinearOperator) -> float:
+    """The root of the condition number, estimated from below by the diagonal of ``L``."""
+    diagonal = lower.backend.values(lower._diagonal())
+    if diagonal is None or isinstance(lower, IdentityOperator):
+        return 1.0
+    xp = lower.backend.xp
+    return float(xp.max(xp.abs(diagonal)) / xp.min(xp.abs(diagonal)))
+
+
+def _common_eigenbasis(
+    factors: list[LinearOperator],
+) -> tuple[list[Array], LinearOperator] | None:
+    """The eigenvalues of all the factors in one unitary basis; None if there is none, or unseen."""
+    if not all(factor.hermitian for factor in factors):
+        return None
+    plain = [factor for factor in factors if not isinstance(factor, IdentityOperator)]
+    dense = [factor for factor in plain if isinstance(factor, DenseOperator)]
+    if not dense:
+        identity = IdentityOperator(factors[0].shape[0], like=factors[0]._like)
+        return [_real(factor._diagonal()) for factor in factors], identity
+    if len(plain) == 1:  # by its eigenvalues alone, whose derivatives need no eigenvectors
+        values, vectors = dense[0]._eigenbasis()
+        ones = dense[0].backend.xp.ones_like(values)
+        return [values if factor is dense[0] else ones for factor in factors], vectors
+    basis = _commuting([factor._to_dense() for factor in plain], dense[0])
+    if basis is None:
+        return None
+    xp, matrix = basis.backend.xp, basis._to_dense()
+    conjugate = basis.backend.conj(matrix)
+    return [_real(xp.sum(conjugate * f._matmat(matrix), axis=0)) for f in factors], basis
+
+
+def _commuting(matrices: list[Array], like: DenseOperator) -> LinearOperator | None:
+    """Eigenvectors of a combination that no eigenvectors but common ones have, to rounding."""
+    xp, values = like.backend.xp, like.backend.values
+    if like._tracked or any(values(matrix) is None for matrix in matrices):
+        return None
+    units = [matrix / max(_size(matrix), math.ulp(0.0)) for matrix in matrices]
+    weights = [math.cos(1.0 + index) for index in range(len(units))]
+    combined = functools.reduce(
+        operator.add, [weight * unit for weight, unit in zip(weights, units, strict=True)]
+    )
+    basis = DenseOperator(combined, "symmetric", check_finite=False)._eigenbasis()[1]
+    vectors = basis._to_dense()
+    for unit in units:
+        rotated = xp.matmul(like.backend.adjoint(vectors), xp.matmul(unit, vectors))
+        diagonal = xp.linalg.diagonal(rotated)
+        eye = xp.eye(unit.shape[0], dtype=unit.dtype, device=like.device)
+        if _size(rotated - eye * diagonal) > 10 * unit.shape[0] * epsilon(unit):
+            return None
+    return basis
+
+
+# -- two terms, one of them general ----------------------------------------------------------------
+
+
+def _of_two(terms: list[KroneckerTerm]) -> LinearOperator | None:
+    """``A ⊗ B + C ⊗ D`` with a definite factor on each axis and others that are general.
+
+    Relative to ``C`` and ``D`` it is a Kronecker product plus a multiple of the identity, relative
+    to ``C`` and ``B`` it is a Kronecker sum.
+    """
+    if len(terms) != 2:
+        return None
+    count = len(terms[0].factors)
+    choices = [(1,) * count, (0,) * count] + ([(1, 0), (0, 1)] if count == 2 else [])
+    for choice in choices:  # of the term that gives the reference of each axis
+        pairs = [(terms[i].factors[axis], terms[1 - i]) for axis, i in enumerate(choice)]
+        lowers = [lower for reference, _ in pairs if (lower := _lower(reference)) is not None]
+        if len(lowers) < count:
+            continue
+        rest = [
+            _whitened(other.factors[axis], lower)
+            for axis, (lower, (_, other)) in enumerate(zip(lowers, pairs, strict=True))
+        ]
+        identities = [IdentityOperator(lower.shape[0], like=lower._like) for lower in lowers]
+        axes = [_axis(*pair, []) for pair in zip(lowers, identities, strict=True)]
+        if len(set(choice)) == 1:
+            base = KroneckerOperator(rest, pairs[0][1].scale, check_finite=False)
+            return _congruent(base._shifted(terms[choice[0]].scale), axes)
+        parts = [other.scale * factor for factor, (_, other) in zip(rest, pairs, strict=True)]
+        return _congruent(KroneckerSumOperator(parts), axes)
+    return None
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def _congruent(core: LinearOperator, axes: list[Axis]) -> LinearOperator | None:
+    """``(⊗ Wᵢ⁻ᴴ) C (⊗ Wᵢ⁻ᴴ)ᴴ``, unless that is too ill-conditioned for solves to be refined."""
+    if math.prod(axis.condition for axis in axes) > 0.01 / epsilon(core._like):
+        return None
+    duals, vectors = (
+        KroneckerOperator([getattr(axis, name) for axis in axes], check_finite=False)
+        for name in ("duals", "vectors")
+    )
+    n = duals.shape[0]
+    volumes = [
+        axis.log_volume * (n // axis.duals.shape[0]) for axis in axes if axis.log_volume is not None
+    ]
+    if not volumes:
+        return core
+    return CongruentOperator(core, duals, vectors, functools.reduce(operator.add, volumes))
+
+
+def _axis(lower: LinearOperator, basis: LinearOperator, spectra: list[Array]) -> Axis:
+    """``W = L⁻ᴴ Q`` and ``W⁻ᴴ = L Q``."""
+    if isinstance(lower, IdentityOperator):
+        return Axis(basis, basis, None, spectra)
+    xp = lower.backend.xp
+    log_volume = xp.sum(xp.log(xp.abs(lower._diagonal())))
+    if isinstance(lower, DiagonalOperator) and isinstance(basis, IdentityOperator):
+        return Axis(lower.inverse(), lower, log_volume, spectra, _spread(lower) ** 2)
+    vectors = basis._to_dense()
+    duals = DenseOperator(lower._matmat(vectors), "general", check_finite=False)
+    solved = DenseOperator(_solved(lower, vectors, True), "general", check_finite=False)
+    return Axis(solved, duals, log_volume, spectra, _spread(lower) ** 2)
+
+
+def _whitened(factor: LinearOperator, lower: LinearOperator) -> LinearOperator:
+    """``L⁻¹ F L⁻ᴴ``."""
+    if isinstance(lower, IdentityOperator):
+        return factor
+    if isinstance(lower, DiagonalOperator) and not isinstance(factor, DenseOperator):
+        return DiagonalOperator(factor._diagonal() / lower._flat**2, check_finite=False)
+    adjoint = factor.backend.adjoint
+    made = adjoint(_solved(lower, adjoint(_solved(lower, factor._to_dense()))))
+    if not factor.hermitian:
+        return DenseOperator(made, "general", check_finite=False)
+    return DenseOperator(0.5 * made + 0.5 * adjoint(made), "symmetric", check_finite=False)
+
+
+def _solved(lower: LinearOperator, b: Array, adjoint: bool = False) -> Array:
+    """``L⁻¹ b`` or ``L⁻ᴴ b``; half precision is solved in single."""
+    if isinstance(lower, DiagonalOperator):
+        return b / lower._flat[:, None]
+    backend = lower.backend
+    matrix, wide = backend.wide(lower._to_dense()), backend.wide(b)
+    made = backend.solve_triangular(matrix, wide, lower=True, adjoint=adjoint)
+    return backend.xp.astype(made, b.dtype, copy=False)
+
+
+def _lower(factor: LinearOperator) -> LinearOperator | None:
+    """``L`` with ``L Lᴴ = F``, lower triangular, of what is seen or claimed to be definite."""
+    if isinstance(factor, IdentityOperator):
+        return factor
+    if not factor.hermitian:
+        return None
+    claimed = isinstance(factor, DenseOperator) and factor.assume == "positive definite"
+    diagonal = factor.backend.values(factor._diagonal())
+    if diagonal is None or factor._tracked:
+        return factor._cholesky() if claimed else None
+    if isinstance(factor, DiagonalOperator):
+        xp = factor.backend.xp
+        positive = bool(xp.all((xp.real(diagonal) if factor._complex else diagonal) > 0))
+        return factor._power(0.5) if positive else None
+    try:
+        return factor._cholesky()
+    except LinAlgError:
+        return None
+
+
+def _plain(factor: LinearOperator) -> LinearOperator:
+    """A factor as an identity, a diagonal or a matrix."""
+    if isinstance(factor, (IdentityOperator, DiagonalOperator, DenseOperator)):
+        return factor
+    claim = "symmetric" if factor.hermitian else None
+    return DenseOperator(factor._to_dense(), claim, check_finite=False)
+
+
+def _real(array: Array) -> Array:
+    return backend_of(array).xp.real(array) if is_complex(array) else array
+
+
+def _size(matrix: Array) -> float:
+    return float(scaled_norm(backend_of(matrix).xp, matrix))
