@@ -32,12 +32,16 @@ from kronops.scaling import outer
 
 __all__ = ["closed_form"]
 
+_MOST_EIGENVALUES = 2**30  # which are written out, one for each dimension
+
 
 def closed_form(op: LinearOperator) -> LinearOperator | None:
     """``op``, a sum of Kronecker products, as an operator that solves by structure; or None."""
     first = first_product(op)
     shapes = () if first is None else tuple(factor.shape for factor in first.factors)
     if first is None or any(m != n or n == 0 for m, n in shapes):
+        return None
+    if op.shape[0] > _MOST_EIGENVALUES:
         return None
     terms = kronecker_terms(op, shapes)
     if terms is None:
@@ -61,7 +65,7 @@ class Axis:
     spectra : list of array
         The diagonals of the forms, if they are diagonal.
     condition : float
-        The condition number of ``W Wᴴ``, estimated from below; 1 where nobody sees it.
+        About the condition number of ``W Wᴴ``, ``‖W‖² ‖W⁻¹‖² / n``; below 1 where nobody sees it.
     """
 
     vectors: LinearOperator
@@ -217,10 +221,8 @@ def _of_two(terms: list[KroneckerTerm]) -> LinearOperator | None:
 # -- parts -----------------------------------------------------------------------------------------
 
 
-def _congruent(core: LinearOperator, axes: list[Axis]) -> LinearOperator | None:
-    """``(⊗ Wᵢ⁻ᴴ) C (⊗ Wᵢ⁻ᴴ)ᴴ``, unless that is too ill-conditioned for solves to be refined."""
-    if math.prod(axis.condition for axis in axes) > 0.01 / epsilon(core._like):
-        return None
+def _congruent(core: LinearOperator, axes: list[Axis]) -> LinearOperator:
+    """``(⊗ Wᵢ⁻ᴴ) C (⊗ Wᵢ⁻ᴴ)ᴴ``."""
     duals, vectors = (
         KroneckerOperator([getattr(axis, name) for axis in axes], check_finite=False)
         for name in ("duals", "vectors")
@@ -231,7 +233,8 @@ def _congruent(core: LinearOperator, axes: list[Axis]) -> LinearOperator | None:
     ]
     if not volumes:
         return core
-    return CongruentOperator(core, duals, vectors, functools.reduce(operator.add, volumes))
+    log_volume, condition = functools.reduce(operator.add, volumes), max(a.condition for a in axes)
+    return CongruentOperator(core, duals, vectors, log_volume, condition)
 
 
 def _axis(lower: LinearOperator, basis: LinearOperator, spectra: list[Array]) -> Axis:
@@ -245,7 +248,10 @@ def _axis(lower: LinearOperator, basis: LinearOperator, spectra: list[Array]) ->
     vectors = basis._to_dense()
     duals = DenseOperator(lower._matmat(vectors), "general", check_finite=False)
     solved = DenseOperator(_solved(lower, vectors, True), "general", check_finite=False)
-    return Axis(solved, duals, log_volume, spectra, _spread(lower) ** 2)
+    seen = [lower.backend.values(op.matrix) for op in (duals, solved)]
+    sizes = [1.0 if part is None else _size(part) for part in seen]
+    condition = math.prod(sizes) ** 2 / lower.shape[0]  # tr F tr F⁻¹ / n
+    return Axis(solved, duals, log_volume, spectra, condition)
 
 
 def _whitened(factor: LinearOperator, lower: LinearOperator) -> LinearOperator:

@@ -49,8 +49,11 @@ FLOORS = (
     ("kronops.series_sums", "kronops.spectrum"),
     ("kronops.operator",),
     ("kronops.operators",),
-    ("kronops.algebra", "kronops.rearrangement"),
+    ("kronops.kronecker_terms",),
+    ("kronops.rearrangement", "kronops.simultaneous"),
     ("kronops.nearest",),
+    ("kronops.preconditioning",),
+    ("kronops.algebra",),
     ("kronops",),
     ("kronops.linalg", "kronops.testing"),
     ("kronops.kfac", "kronops.lineax"),
@@ -58,6 +61,7 @@ FLOORS = (
 # Operators that only kronops makes: they stand for results, and have no public constructor.
 INTERNAL_OPERATORS = {
     "ChunkwiseOperator",
+    "CongruentOperator",
     "KroneckerSchurOperator",
     "LowRankInverseOperator",
     "PermutationOperator",

@@ -132,15 +132,16 @@ def test_a_singular_sum_is_an_error():
         singular.solve(np.ones(6))
     with pytest.raises(LinAlgError, match="singular"):
         singular.inverse()
+    values, others = (scipy.linalg.eigh(*pair, eigvals_only=True) for pair in ((A, C), (B, D)))
+    to_rounding = kron(A, B) - values[0] * others[1] * kron(C, D)
+    with pytest.raises((LinAlgError, LinAlgWarning), match=r"singular|condition number"):
+        to_rounding.solve(np.ones(12))
 
 
 def test_solves_are_backward_stable_beside_ill_conditioned_terms():
     """A definite term of condition number 1e10 whitens badly; the residual mends it."""
-    left, right = np.diag(10.0 ** -np.arange(0.0, 12.0, 2.0)), np.eye(5)
-    rotation, _ = np.linalg.qr(MAKE.draw(6, 6))
-    ill = rotation @ left @ rotation.T
-    ill = (ill + ill.T) / 2
-    op = kron(MAKE.symmetric(6), MAKE.symmetric(5)) + kron(ill, right + MAKE.definite(5))
+    ill = ill_conditioned(6, 1e10)
+    op = kron(MAKE.symmetric(6), MAKE.symmetric(5)) + kron(ill, MAKE.definite(5))
     assert structure(op) == "CongruentOperator"
     b = MAKE.draw(30)
     x = op.solve(b)
@@ -149,13 +150,23 @@ def test_solves_are_backward_stable_beside_ill_conditioned_terms():
     assert np.linalg.norm(op @ x - b) <= allowed
 
 
-def test_terms_that_are_numerically_singular_are_no_reference():
-    nearly = kernel(12, 5.0, 1e-14)
-    op = kron(nearly, np.eye(2) + 1) + kron(MAKE.symmetric(12), np.eye(2) + 2 * np.ones((2, 2)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DensificationWarning)
-        x = op.solve(np.ones(24))
-    np.testing.assert_allclose(op @ x, np.ones(24), atol=1e-6 * np.abs(x).max())
+def ill_conditioned(n, condition):
+    rotation, _ = np.linalg.qr(MAKE.draw(n, n))
+    made = (rotation * np.geomspace(1.0, 1.0 / condition, n)) @ rotation.T
+    return (made + made.T) / 2
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e5, 1e9, 1e12])
+def test_the_determinant_is_as_accurate_as_is_said(condition):
+    for _ in range(10):
+        ill = ill_conditioned(6, condition)
+        op = kron(MAKE.symmetric(6), MAKE.symmetric(5)) + kron(ill, MAKE.definite(5))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", LinAlgWarning)
+            logabsdet = op.slogdet().logabsdet
+        error = abs(logabsdet - np.linalg.slogdet(op.to_dense()).logabsdet)
+        assert error <= 1e3 * np.finfo(float).eps * max(condition, 10.0)
+        assert bool(caught) == (condition > 1e8)
 
 
 # -- random instances ------------------------------------------------------------------------------
@@ -299,8 +310,8 @@ def test_general_sums_go_by_least_squares():
     x, residual, iterations = iterative_solve(op, b, rtol=1e-9)
     assert residual <= 1e-9 * np.linalg.norm(b) and iterations < 42
     np.testing.assert_allclose(op @ x, b, atol=1e-8)
-    again = iterative_solve(op, b, x0=x, rtol=1e-8)
-    assert again.iterations == 0
+    assert iterative_solve(op, b, x0=x, rtol=1e-8).iterations == 0
+    np.testing.assert_allclose(op @ iterative_solve(op, b, x0=0.9 * x, rtol=1e-9).x, b, atol=1e-8)
     with pytest.warns(LinAlgWarning, match="more than"):
         iterative_solve(op, b, rtol=1e-9, maxiter=1)
 

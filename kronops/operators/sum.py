@@ -164,7 +164,10 @@ class SumOperator(LinearOperator):
     def _solve(self, x: Array) -> Array:
         if self._closed is not None or self._diagonalised is None:
             return self._densified._solve(x)
-        advice = f"the definite terms of {self._label} are nearly singular; damp them"
+        advice = (
+            f"the definite terms of {self._label} are nearly singular; damp them, or write the "
+            f"sum out, DenseOperator(op.to_dense())"
+        )
         return refined(self, self._near_inverse._matmat, x, lambda: self._size, advice)
 
     def _preconditioner(self) -> LinearOperator:
