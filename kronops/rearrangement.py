@@ -22,6 +22,7 @@ from kronops.operator import LinearOperator
 from kronops.operators.kronecker import KroneckerOperator
 from kronops.operators.kronecker_eigen import KroneckerEigenOperator
 from kronops.operators.kronecker_schur import KroneckerSchurOperator
+from kronops.operators.kronecker_sum import KroneckerSumOperator
 from kronops.operators.scaled import ScaledOperator, identity_multiple
 from kronops.operators.sum import SumOperator
 from kronops.scalars import Scalar
@@ -90,7 +91,7 @@ def _kronecker_terms(op: LinearOperator, shapes: Shapes) -> list[tuple[Scalar, l
     if isinstance(op, ScaledOperator):
         inner = _kronecker_terms(op.base, shapes)
         return inner and [(op.scalar * scale, factors) for scale, factors in inner]
-    if isinstance(op, SumOperator):
+    if isinstance(op, (SumOperator, KroneckerSumOperator)):
         parts = [_kronecker_terms(term, shapes) for term in op.terms]
         return None if None in parts else [pair for part in parts for pair in part or []]
     if isinstance(op, (KroneckerEigenOperator, KroneckerSchurOperator)):
