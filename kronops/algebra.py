@@ -42,7 +42,7 @@ def add(left: LinearOperator, right: LinearOperator) -> LinearOperator:
     """``left + right``: flattened, each pair of terms in closed form where there is one."""
     _require_one_home(left, right)
     terms: list[LinearOperator] = []
-    for term in (*_terms(left), *_terms(right)):
+    for term in map(_plain, (*_terms(left), *_terms(right))):
         for index, kept in enumerate(terms):
             merged = _merge(kept, term)
             if merged is not None:
@@ -58,7 +58,7 @@ def compose(left: LinearOperator, right: LinearOperator) -> LinearOperator:
     _require_one_home(left, right)
     scalar: Scalar = 1.0
     factors: list[LinearOperator] = []
-    for factor in (*_factors(left), *_factors(right)):
+    for factor in map(_plain, (*_factors(left), *_factors(right))):
         if isinstance(factor, ScaledOperator):
             scalar, factor = _product(scalar, factor.scalar), factor.base
         closed = _closed_product(factors[-1], factor) if factors else None
@@ -224,6 +224,14 @@ def _factors(op: LinearOperator) -> tuple[LinearOperator, ...]:
         first, *rest = op.base.factors
         return (ScaledOperator(op.scalar, first), *rest)
     return op.factors if isinstance(op, ProductOperator) else (op,)
+
+
+def _plain(op: LinearOperator) -> LinearOperator:
+    """``I ⊗ I`` as ``I``, which sums and products know."""
+    if isinstance(op, KroneckerOperator) and not op.sides:
+        shape = op.domain_shape
+        return scale(op.scale, IdentityOperator(op.shape[0], like=op._like, domain_shape=shape))
+    return op
 
 
 def _merge(left: LinearOperator, right: LinearOperator) -> LinearOperator | None:

@@ -45,16 +45,16 @@ def first_product(op: Any) -> KroneckerOperator | KroneckerSumOperator | None:
 def kronecker_terms(op: LinearOperator, shapes: Shapes) -> list[KroneckerTerm] | None:
     """Terms that add up to ``op``, of factors of these shapes; None if it is no such sum."""
     if isinstance(op, ScaledOperator):
-        return _scaled(op.scalar, kronecker_terms(op.base, shapes))
-    if isinstance(op, SumOperator):
+        inner = kronecker_terms(op.base, shapes)
+        return inner and [KroneckerTerm(op.scalar * scale, factors) for scale, factors in inner]
+    if isinstance(op, (SumOperator, KroneckerSumOperator)):
         parts = [kronecker_terms(term, shapes) for term in op.terms]
         return None if None in parts else [term for part in parts for term in part or []]
     if isinstance(op, (KroneckerEigenOperator, KroneckerSchurOperator)):
         if op.base is None or getattr(op, "inverted", False):
             return None
-        return _shifted(op, kronecker_terms(op.base, shapes), op.shift)
-    if isinstance(op, KroneckerSumOperator):
-        return _of_kronecker_sum(op, shapes)
+        inner = kronecker_terms(op.base, shapes)
+        return inner and [*inner, KroneckerTerm(op.shift, _identities(op, shapes))]
     if isinstance(op, KroneckerOperator):
         alike = tuple(factor.shape for factor in op.factors) == shapes
         return [KroneckerTerm(op.scale, op.factors)] if alike else None
@@ -66,31 +66,6 @@ def kronecker_terms(op: LinearOperator, shapes: Shapes) -> list[KroneckerTerm] |
         diagonals = separated(op, shapes)
         return None if diagonals is None else [KroneckerTerm(1.0, diagonals)]
     return None
-
-
-def _scaled(scalar: Scalar, terms: list[KroneckerTerm] | None) -> list[KroneckerTerm] | None:
-    return terms and [KroneckerTerm(scalar * scale, factors) for scale, factors in terms]
-
-
-def _shifted(
-    op: LinearOperator, terms: list[KroneckerTerm] | None, shift: Scalar
-) -> list[KroneckerTerm] | None:
-    if terms is None:
-        return None
-    shapes = tuple(factor.shape for factor in terms[0].factors)
-    return [*terms, KroneckerTerm(shift, _identities(op, shapes))]
-
-
-def _of_kronecker_sum(op: KroneckerSumOperator, shapes: Shapes) -> list[KroneckerTerm] | None:
-    if tuple(factor.shape for factor in op.factors) != shapes:
-        return None
-    identities = _identities(op, shapes)
-    terms = [
-        KroneckerTerm(1.0, (*identities[:i], factor, *identities[i + 1 :]))
-        for i, factor in enumerate(op.factors)
-    ]
-    plain = isinstance(op.shift, (int, float, complex))
-    return terms if plain and op.shift == 0 else _shifted(op, terms, op.shift)
 
 
 def _identities(op: LinearOperator, shapes: Shapes) -> tuple[LinearOperator, ...]:

@@ -555,6 +555,19 @@ def mixed_product(make):
 
 
 @case
+def mixed_product_of_runs(make):
+    a, b, e, c, f = (
+        make.draw(2, 3),
+        make.draw(2, 2),
+        make.general(2),
+        make.draw(6, 4),
+        make.general(2),
+    )
+    op = kronops.kron(make(a), make(b), make(e)) @ kronops.kron(make(c), make(f))
+    return op, kron(a, b, e) @ kron(c, f)
+
+
+@case
 def scaled(make):
     a = make.general(4)
     return -2.0 * kronops.DenseOperator(make(a)), -2.0 * a

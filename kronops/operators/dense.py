@@ -8,7 +8,7 @@ from dataclasses import InitVar
 from typing import Any
 
 from kronops import spectrum, tree
-from kronops.backends import is_array
+from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.checks import as_matrix, hermitian_to_rounding, is_hermitian
@@ -357,17 +357,39 @@ class DenseOperator(LinearOperator):
 
 
 def same(left: LinearOperator, right: LinearOperator) -> bool:
-    """Whether two operators are one: the same object, or matrices of equal entries."""
+    """Whether two operators are one: the same object, or made of equal arrays in the same way."""
     if left is right:
         return True
-    if not (isinstance(left, DenseOperator) and isinstance(right, DenseOperator)):
+    if isinstance(left, DenseOperator) and isinstance(right, DenseOperator):
+        return _equal(left.matrix, right.matrix)  # whatever is claimed of them
+    if type(left) is not type(right) or left.shape != right.shape:
         return False
-    backend = left.backend
-    if left.shape != right.shape or left.dtype != right.dtype or right.backend is not backend:
+    names = [field.name for field in dataclasses.fields(left) if field.compare]
+    return all(_equal(getattr(left, name), getattr(right, name)) for name in names)
+
+
+def _equal(left: Any, right: Any) -> bool:
+    """Whether two fields of operators are equal, as far as anybody can see."""
+    if isinstance(left, LinearOperator) and isinstance(right, LinearOperator):
+        return same(left, right)
+    if is_array(left) and is_array(right):
+        return left is right or _equal_arrays(left, right)
+    if type(left) is not type(right):
         return False
-    if backend.is_tracked(left.matrix) or backend.is_tracked(right.matrix):
-        return left.matrix is right.matrix  # equal now, and yet two variables
-    entries = backend.values(left.matrix), backend.values(right.matrix)
+    if isinstance(left, (tuple, list)):
+        return len(left) == len(right) and all(map(_equal, left, right))
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(_equal(left[key], right[key]) for key in left)
+    return bool(left == right)
+
+
+def _equal_arrays(left: Array, right: Array) -> bool:
+    backend = backend_of(left)
+    if left.shape != right.shape or left.dtype != right.dtype or backend_of(right) is not backend:
+        return False
+    if backend.is_tracked(left) or backend.is_tracked(right):
+        return False  # equal now, and yet two variables
+    entries = backend.values(left), backend.values(right)
     left_entries, right_entries = entries
     if left_entries is None or right_entries is None:
         return False

@@ -46,6 +46,8 @@ from kronops.vectors import as_layout, in_layout
 
 __all__ = ["KroneckerOperator", "as_factors", "kron"]
 
+Factors = tuple[LinearOperator, ...]
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
 class KroneckerOperator(LinearOperator):
@@ -391,24 +393,24 @@ class KroneckerOperator(LinearOperator):
             return None
 
     def _times(self, other: LinearOperator) -> LinearOperator | None:
-        """The mixed product, ``(A ⊗ B)(C ⊗ D) = A C ⊗ B D``, of factors that fit."""
+        """The mixed product, ``(A ⊗ B)(C ⊗ D) = A C ⊗ B D``, of runs of factors that fit."""
         if not isinstance(other, KroneckerOperator) or self.layout != other.layout:
             return None
-        if self.domain_shape != other.range_shape:
-            return None
-        pairs = list(zip(self.factors, other.factors, strict=True))
-        dense = all(isinstance(f, DenseOperator) for pair in pairs for f in pair)
-        if not dense and not (self._products.moderate and other._products.moderate):
+        runs = _matching_runs(self.factors, other.factors)
+        if len(runs) == 1 and len(self.factors) + len(other.factors) > 2:
+            return None  # all of one by all of the other, which is the product of both
+        written_out = all(_is_written_out(*run) for run in runs)
+        if not written_out and not (self._products.moderate and other._products.moderate):
             return None  # each keeps its factors in range by itself
         factors, scalars = [], [self.scale, other.scale]
-        for a, b in pairs:
-            factor, powers = _mixed(a, b)
+        for left, right in runs:
+            factor, powers = _mixed(left, right)
             factors.append(factor)
             scalars.extend(powers)
         return self._with(factors, *scalars)
 
     def _plus(self, other: LinearOperator) -> LinearOperator | None:
-        """Products that differ in one factor are one product: ``A⊗B + A⊗C = A⊗(B + C)``."""
+        """``A⊗B + A⊗C = A⊗(B + C)``, and ``A⊗I + I⊗B = A ⊕ B``."""
         if not isinstance(other, KroneckerOperator) or len(other.factors) != len(self.factors):
             return None
         if self.layout != other.layout:
@@ -417,12 +419,29 @@ class KroneckerOperator(LinearOperator):
         different = [i for i, (a, b) in enumerate(pairs) if not same(a, b)]
         if not different:
             return self._with(self.factors, self.scale + other.scale)
-        if len(different) > 1 or pairs[different[0]][0].shape != pairs[different[0]][1].shape:
+        if any(pairs[i][0].shape != pairs[i][1].shape for i in different):
             return None
+        if len(different) > 1:
+            return self._sum_of_sides(other) if self.layout == "in,out" else None
         a, b = pairs[different[0]]
         factors = list(self.factors)
         factors[different[0]] = self.scale * a + other.scale * b
         return self._with(factors, 1.0)
+
+    def _sum_of_sides(self, other: KroneckerOperator) -> LinearOperator | None:
+        """``A⊗I⊗I + I⊗I⊗B = A ⊕ 0 ⊕ B``."""
+        if not len(self.sides) == len(other.sides) == 1:
+            return None
+        factors: list[LinearOperator] = [0.0 * factor for factor in self.factors]
+        for op in (self, other):
+            (side,) = op.sides
+            factors[side] = op.scale * op.factors[side]
+        return self._algebra.kronecker_sum(factors)
+
+    @property
+    def sides(self) -> list[int]:
+        """The indices of the factors that are no identities."""
+        return [i for i, f in enumerate(self.factors) if not isinstance(f, IdentityOperator)]
 
     def _account(self, operation: str, columns: int) -> Account:
         if operation == "multiply":
@@ -532,26 +551,87 @@ def _unscaled(op: LinearOperator) -> tuple[Scalar, LinearOperator]:
     return 1.0, op
 
 
-def _mixed(left: LinearOperator, right: LinearOperator) -> tuple[LinearOperator, list[Scalar]]:
-    """The product of two factors, and scalars that belong to it.
+def _matching_runs(left: Factors, right: Factors) -> list[tuple[Factors, Factors]]:
+    """Pairs of runs, as short as they can be, whose inner sizes have the same product.
 
-    Of two matrices it is the matrix, if that is no larger than they are.
+    A factor of inner size one may stand beside no factor at all.
     """
-    if isinstance(left, DenseOperator) and isinstance(right, DenseOperator):
-        m, k, n = *left.shape, right.shape[1]
-        if m * n <= k * (m + n):
-            limit = dtype_exponent(left.matrix)
-            powers = [left._exponent(), right._exponent()]
-            if comfortable(powers, limit):
-                powers = [0, 0]
-            a, b = (
-                rescale(factor._entries, split(1.0, -power, limit))
-                for factor, power in zip((left, right), powers, strict=True)
-            )
-            matrix = left.backend.xp.matmul(a, b)
-            made = DenseOperator(matrix, name="a product of factors", check_finite=False)
-            return made, split(1.0, sum(powers), limit)
-    return left @ right, []
+    p = [factor.shape[1] for factor in left]
+    q = [factor.shape[0] for factor in right]
+    if 0 in p + q and p != q:
+        return [(left, right)]
+    runs = []
+    i = j = 0
+    while i < len(p) or j < len(q):
+        a, b = i, j
+        if p[a : a + 1] == q[b : b + 1]:
+            i, j = a + 1, b + 1
+        elif p[a : a + 1] == [1]:
+            i = a + 1
+        elif q[b : b + 1] == [1]:
+            j = b + 1
+        else:
+            i, j = a + 1, b + 1
+            while (gap := math.prod(p[a:i]) - math.prod(q[b:j])) != 0:
+                i, j = (i + 1, j) if gap < 0 else (i, j + 1)
+        runs.append((left[a:i], right[b:j]))
+    return runs
+
+
+def _mixed(left: Factors, right: Factors) -> tuple[LinearOperator, list[Scalar]]:
+    """The product of two runs of factors, and scalars that belong to it."""
+    if not (left and right):
+        return (left or right)[0], []
+    if not _is_written_out(left, right):
+        return _run(left) @ _run(right), []
+    members: tuple[Any, ...] = (*left, *right)
+    limit = dtype_exponent(members[0]._like)
+    powers = [factor._exponent() for factor in members]
+    if comfortable(powers, limit):
+        powers = [0] * len(powers)
+    near_one = [
+        factor.with_matrix(rescale(factor._entries, split(1.0, -power, limit)))
+        for factor, power in zip(members, powers, strict=True)
+    ]
+    a, b = _run(near_one[: len(left)]), _run(near_one[len(left) :])
+    matrix = a._matmat(b._entries) if len(right) == 1 else b.T._apply_last(a._entries)
+    made = DenseOperator(matrix, name="a product of factors", check_finite=False)
+    return made, split(1.0, sum(powers), limit)
+
+
+def _is_written_out(left: Factors, right: Factors) -> bool:
+    """Whether the product of two runs of matrices becomes a matrix, or is one factor anyway.
+
+    It does if products with it cost no more than with both runs. One of these is a single matrix,
+    so that nothing larger is made on the way.
+    """
+    if not (left and right):
+        return True
+    if min(len(left), len(right)) > 1:
+        return False
+    if not all(isinstance(factor, DenseOperator) for factor in (*left, *right)):
+        return False
+    rows = math.prod(factor.shape[0] for factor in left)
+    columns = math.prod(factor.shape[1] for factor in right)
+    return rows * columns <= _multiplications(left) + _multiplications(right)
+
+
+def _multiplications(factors: Factors) -> int:
+    """Of a product with one vector, by the factors that shrink it first."""
+    size, total = math.prod(factor.shape[1] for factor in factors), 0
+    for rows, columns in sorted((f.shape for f in factors), key=_stretch):
+        total += size * rows
+        size = size // max(columns, 1) * rows
+    return total
+
+
+def _stretch(shape: tuple[int, int]) -> float:
+    rows, columns = shape
+    return 1 / max(columns, 1) - 1 / max(rows, 1)
+
+
+def _run(factors: Sequence[LinearOperator]) -> Any:
+    return factors[0] if len(factors) == 1 else KroneckerOperator(factors)
 
 
 def _negative_corner(factor: LinearOperator) -> bool:

@@ -160,7 +160,7 @@ class KroneckerSumOperator(SchurBasisOperator):
         return spectrum.sums([factor._diagonal() for factor in self.factors], self.shift)
 
     def _to_dense(self) -> Array:
-        return functools.reduce(operator.add, [term._to_dense() for term in self._terms])
+        return functools.reduce(operator.add, [term._to_dense() for term in self.terms])
 
     def _slogdet(self) -> tuple[Array, Array]:
         if not self.hermitian:
@@ -276,7 +276,7 @@ class KroneckerSumOperator(SchurBasisOperator):
     def _sample(self, normals: Normals) -> Array:
         """A sum of draws for each term, without eigenvectors; else of the whole by these."""
         with contextlib.suppress(LinAlgError):  # a factor alone may be no covariance
-            return functools.reduce(operator.add, [t._sample(normals) for t in self._terms])
+            return functools.reduce(operator.add, [t._sample(normals) for t in self.terms])
         return super()._sample(normals)
 
     @cached
@@ -379,8 +379,22 @@ class KroneckerSumOperator(SchurBasisOperator):
         if isinstance(other, KroneckerSumOperator) and self.domain_shape == other.domain_shape:
             pairs = zip(self.factors, other.factors, strict=True)
             return self._with([a + b for a, b in pairs], self.shift + other.shift)
+        if isinstance(other, KroneckerOperator):
+            return self._plus_side(other)
         multiple = identity_multiple(other)
         return None if multiple is None else self._shifted(multiple)
+
+    def _plus_side(self, other: KroneckerOperator) -> LinearOperator | None:
+        """``(A ⊕ B) + C ⊗ I = (A + C) ⊕ B``."""
+        fits = self.domain_shape == other.domain_shape == other.range_shape
+        if not fits or other.layout != "in,out" or len(other.sides) != 1:
+            return None
+        factors, (side,) = list(self.factors), other.sides
+        more = other.scale * other.factors[side]
+        multiple = identity_multiple(factors[side])
+        nothing = not is_array(multiple) and multiple == 0
+        factors[side] = more if nothing else factors[side] + more
+        return self._with(factors, self.shift)
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -391,14 +405,13 @@ class KroneckerSumOperator(SchurBasisOperator):
         return made
 
     @property
-    def _terms(self) -> list[KroneckerOperator]:
+    def terms(self) -> list[KroneckerOperator]:
         """``I ⊗ … ⊗ Aᵢ ⊗ … ⊗ I``; the shift is part of the first."""
-        sizes, terms = self.domain_shape, []
-        for index, factor in enumerate(self._shifted_factors):
-            outside = math.prod(sizes[:index]), math.prod(sizes[index + 1 :])
-            left, right = (IdentityOperator(n, like=self._like) for n in outside)
-            terms.append(KroneckerOperator([left, factor, right]))
-        return terms
+        identities = [IdentityOperator(n, like=self._like) for n in self.domain_shape]
+        return [
+            KroneckerOperator([*identities[:index], factor, *identities[index + 1 :]])
+            for index, factor in enumerate(self._shifted_factors)
+        ]
 
     @property
     def _shifted_factors(self) -> list[LinearOperator]:
