@@ -176,7 +176,7 @@ inside = (repeated.min(axis=0) < truth) & (truth < repeated.max(axis=0))
 print(f"between the draws: {inside[clouds].mean():.0%} of the cells under clouds")
 
 # %%
-# The maps, and a profile through the row that most clouds cross.
+# The maps, with the standard deviation of the draws, and a profile along a row with many clouds.
 
 width, height = cell[::-1] * truth.shape[::-1]
 scale = {"cmap": "gist_earth", "vmin": truth.min(), "vmax": truth.max()}
@@ -185,7 +185,7 @@ maps = {
     "elevations that were seen": np.where(seen, truth, np.nan),
     "posterior mean": filled,
     "a draw from the prior": level + prior.sample(rng).reshape(truth.shape),
-    "standard deviation of nine draws from the posterior": np.std(draws, axis=0, ddof=1),
+    "spread of nine draws from the posterior": np.std(draws, axis=0, ddof=1),
 }
 figure, grid = plt.subplots(2, 2, figsize=(9, 8.4), layout="constrained", sharex=True, sharey=True)
 for axes, (title, values) in zip(grid.flat, maps.items(), strict=True):
@@ -198,8 +198,8 @@ figure.supylabel("km from the southern edge", fontsize="medium")
 
 # %%
 
-line = np.argmax(clouds.sum(axis=1))
-chosen = slice(0, 160)
+chosen = slice(0, 80)
+line = np.argmax(clouds[:, chosen].sum(axis=1))
 distance = cell[1] * np.arange(columns)[chosen]
 _, axes = plt.subplots(figsize=(9, 4), layout="constrained")
 axes.plot(distance, draws[:, line, chosen].T, color="#9ecae1", linewidth=1)

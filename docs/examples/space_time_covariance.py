@@ -21,6 +21,7 @@ from kronops.linalg import ResidualHistory
 days, stations = map(int, sys.argv[1:3]) if len(sys.argv) > 2 else (30, 200)
 rng = np.random.default_rng(0)
 places = rng.uniform(0, 1000, size=(stations, 2))  # kilometres
+places = places[np.argsort(places[:, 0])]  # from west to east, for the picture
 distance = np.linalg.norm(places[:, None] - places, axis=-1)
 
 # %%
