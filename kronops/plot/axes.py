@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 __all__ = ["as_axes"]
 
 
-def as_axes(ax: Any, **figure: Any) -> Any:
+def as_axes(ax: Axes | None, **figure: Any) -> Axes:
     """``ax``, or those of a new figure of pyplot, which is imported only then."""
     if ax is None:
         from matplotlib import pyplot

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.patches import BoxStyle, FancyBboxPatch, Rectangle
 
 __all__ = ["Box", "Canvas", "captioned", "cascade", "framed", "matrix", "raised", "row", "words"]
@@ -26,7 +27,7 @@ _LARGEST = 22  # points for letters one unit high
 class Canvas:
     """Axes, and how many points a unit of the picture has in them."""
 
-    axes: Any
+    axes: Axes
     points: float
 
     def write(self, x: float, y: float, text: str, size: float, **style: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from kronops.backends import backend_of
@@ -21,8 +22,8 @@ _LISTED = 10**8  # eigenvalues at most, as many as `LinearOperator.to_dense` wri
 
 
 def spectrum(
-    *operators: LinearOperator, labels: Sequence[str] | None = None, ax: Any = None
-) -> Any:
+    *operators: LinearOperator, labels: Sequence[str] | None = None, ax: Axes | None = None
+) -> Axes:
     """Eigenvalues of Hermitian operators, singular values of others, by their rank in magnitude.
 
     The magnitudes stand on a logarithmic axis, the largest first; negative eigenvalues are crosses.
@@ -76,7 +77,7 @@ def spectrum(
     return axes
 
 
-def convergence(histories: Mapping[str, Iterable[float]], ax: Any = None) -> Any:
+def convergence(histories: Mapping[str, Iterable[float]], ax: Axes | None = None) -> Axes:
     """Norms of residuals on a logarithmic axis, by iterations.
 
     Parameters
@@ -158,7 +159,7 @@ def _values(op: Any, index: int) -> Numbers:
     return numbers[np.argsort(-np.abs(numbers), kind="stable")]
 
 
-def _draw_spectrum(axes: Any, name: str, values: Numbers) -> None:
+def _draw_spectrum(axes: Axes, name: str, values: Numbers) -> None:
     """Positive values as dots, negative ones as crosses of the same colour."""
     left_out = {"zero": np.sum(values == 0), "not finite": np.sum(~np.isfinite(values))}
     notes = [f"{count} {kind}" for kind, count in left_out.items() if count]
@@ -170,7 +171,7 @@ def _draw_spectrum(axes: Any, name: str, values: Numbers) -> None:
 
 
 def _draw_some(
-    axes: Any, name: str, notes: list[str], values: Numbers, kind: Any, **style: Any
+    axes: Axes, name: str, notes: list[str], values: Numbers, kind: Any, **style: Any
 ) -> Any:
     """Those of one kind, or so many of them that the picture looks the same."""
     (places,) = np.nonzero(kind)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
@@ -43,7 +44,7 @@ _CELLS = 64  # rows and columns of a matrix that are told apart
 _SHOWN = 6  # neighbours that are drawn
 
 
-def structure(op: LinearOperator, ax: Any = None) -> Any:
+def structure(op: LinearOperator, ax: Axes | None = None) -> Axes:
     """An operator drawn as the formula that it is: small matrices, and ``⊗``, ``⊕``, ``+`` between.
 
     Matrices, diagonals and Toeplitz matrices are shades of blue by magnitude, white where zero,
