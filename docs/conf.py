@@ -13,9 +13,10 @@ extensions = [
     "sphinx.ext.mathjax",
     "numpydoc",
     "myst_parser",
+    "sphinx_gallery.gen_gallery",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "examples"]
 templates_path = ["_templates"]
 default_role = "autolink"
 
@@ -34,10 +35,24 @@ numpydoc_validation_checks = {"PR02", "PR03"}
 # Names of other projects are not looked up over the network, and stand as text; so do names that
 # are no part of the API but named in it.
 nitpick_ignore_regex = [
-    ("py:.*", r"(numpy|scipy|array_api_compat|lineax)\..*"),
+    ("py:.*", r"(numpy|scipy|array_api_compat|lineax|matplotlib)\..*"),
     ("py:.*", r"(.*\.)?_\w+"),
     ("py:obj", r"kronops(\.(algebra|operators)\b.*)?|LAWS"),
 ]
+
+# Scripts that this build runs; an error in one is an error of the build.
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "generated/examples",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "capture_repr": (),
+    "download_all_examples": False,
+    "notebook_extensions": set(),
+    "show_signature": False,
+    "write_computation_times": False,
+}
 
 html_theme = "pydata_sphinx_theme"
 html_title = "kronops"

@@ -11,10 +11,12 @@ import math
 import sys
 from typing import Any
 
-from kronops import preconditioning, simultaneous, spectrum, tree
+from kronops import preconditioning, rearrangement, simultaneous, spectrum, tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
+from kronops.columns import scaled_norm
 from kronops.indexing import Index
+from kronops.kronecker_terms import first_product
 from kronops.operator import LinearOperator
 from kronops.operators.adjoint import AdjointOperator, TransposedOperator
 from kronops.operators.chunkwise import ChunkwiseOperator
@@ -142,6 +144,14 @@ def diagonalise_sum(op: SumOperator) -> LinearOperator | None:
 def inverse_near_sum(op: SumOperator) -> LinearOperator:
     """The inverse of a sum of Kronecker products, or of one near it that has a closed form."""
     return preconditioning.inverse_near_sum(op)
+
+
+def frobenius_norm_of_sum(op: SumOperator) -> Array | None:
+    """That of a sum of Kronecker products, by the vectors of their factors; else None."""
+    first = first_product(op)
+    shapes = () if first is None else tuple(factor.shape for factor in first.factors)
+    tensor = rearrangement.of_terms(op, shapes) if shapes else None
+    return None if tensor is None else scaled_norm(op.backend.xp, tensor.core)
 
 
 def shift(op: LinearOperator, scalar: Scalar) -> LinearOperator:

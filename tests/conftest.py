@@ -1,5 +1,9 @@
 """Options of the suite."""
 
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # pictures are looked at by tests, in no window
+
 
 def pytest_addoption(parser):
     parser.addoption(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.linalg import eigvalsh
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -140,6 +142,63 @@ def test_kfac_in_twenty_lines_learns():
     assert float(printed.split()[-1]) > 0.95
 
 
-def test_gaussian_process_denoises():
-    printed = run_example("gaussian_process.py")
-    assert "0.100 noisy, 0.074 with length scale 20" in printed
+# -- the pages that the documentation runs -------------------------------------------------------
+
+
+@pytest.fixture
+def run_page(monkeypatch):
+    """The names that a page leaves behind, for a problem of the size given."""
+    pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
+
+    def run(name: str, *size: int) -> dict:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, size)])
+        return runpy.run_path(str(ROOT / "docs" / "examples" / name))
+
+    yield run
+    pyplot.close("all")
+
+
+def test_gaussian_process_fits_and_knows_how_well(run_page, capsys):
+    pytest.importorskip("torch", reason="torch is not installed")
+    names = run_page("gaussian_process.py", 70, 80)
+    fit, clear, likelihood = names["fit"], names["clear"], names["negative_log_likelihood"]
+    assert fit.success and np.abs(fit.jac).max() < 1e-3
+    # The likelihood is that of the matrix, and the gradient its derivative.
+    dense = names["covariance"](names["torch"].tensor(fit.x), clear.shape).to_dense().numpy()
+    dense += names["noise"] ** 2 * np.eye(len(dense))
+    y = clear.numpy().ravel()
+    expected = y @ np.linalg.solve(dense, y) + np.linalg.slogdet(dense)[1]
+    assert fit.fun == pytest.approx(0.5 * (expected / y.size + np.log(2 * np.pi)), rel=1e-8)
+    start = names["start"]
+    slopes = central_difference(lambda theta: likelihood(theta)[0], start)
+    np.testing.assert_allclose(likelihood(start)[1], slopes, rtol=1e-5, atol=1e-7)
+    # Gaps are filled to a fraction of the relief, and the truth is where the draws are.
+    error = np.sqrt(np.mean(names["errors"]["Gaussian process"] ** 2))
+    assert error < 0.4 * np.std(names["truth"][names["clouds"]])
+    assert 0.6 < np.mean(names["inside"][names["clouds"]]) < 0.95
+    seen = names["seen"]
+    assert np.sqrt(np.mean((names["filled"] - names["truth"])[seen] ** 2)) < 2 * names["noise"]
+    assert "between the draws" in capsys.readouterr().out
+
+
+def test_elliptic_equation_is_preconditioned(run_page):
+    names = run_page("elliptic_equation.py", 12)
+    counts = {name: len(history.norms) - 1 for name, history in names["histories"].items()}
+    assert counts["s L⁻¹ s"] < 20 < counts["L⁻¹"] < counts["Jacobi"] < counts["none"]
+    matrix = names["A"].to_dense()
+    np.testing.assert_allclose(1 / np.diag(matrix), names["preconditioners"]["Jacobi"].diagonal())
+    for solution in names["solutions"].values():
+        assert np.linalg.norm(matrix @ solution - 1) < 1e-7 * len(matrix) ** 0.5
+    # A lies between the bounds of the coefficient times L.
+    low, high = eigvalsh(matrix, names["laplacian"].to_dense())[[0, -1]]
+    assert 0.2 < low < high < 5
+
+
+def test_space_time_covariance_is_preconditioned_by_the_nearest_product(run_page):
+    names = run_page("space_time_covariance.py", 8, 30)
+    counts = [len(norms) - 1 for norms in names["histories"].values()]
+    assert counts[0] == 1
+    assert counts == sorted(counts) and counts[-1] < len(names["plain"].norms) / 3
+    kept = names["between_stations"](5, 1.0)
+    block = names["covariance"](1.0).to_dense().reshape(8, 30, 8, 30)[6, :, 1]
+    np.testing.assert_allclose(block, kept, rtol=1e-12)

@@ -15,7 +15,7 @@ import scipy.sparse.linalg as sla
 import kronops
 from kronops import LinAlgError, LinAlgWarning, kron
 from kronops.backends import backend_of
-from kronops.linalg import cg, lsmr, minres
+from kronops.linalg import ResidualHistory, cg, lsmr, minres
 from kronops.linalg.least_squares import Limits
 
 N = 24
@@ -900,3 +900,41 @@ def test_derivatives_in_jax_are_refused_in_words(solver):
     for by in (0, 1):
         with pytest.raises(TypeError, match=f"derivatives do not pass through {solver.__name__}"):
             jax.grad(total, by)(jax.numpy.eye(3), jax.numpy.ones(3))
+
+
+# -- histories ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", [cg, sla.cg, minres, sla.minres])
+@pytest.mark.parametrize("guess", [False, True])
+def test_residual_history_keeps_the_norm_after_every_iteration(solver, guess):
+    rng = np.random.default_rng(4)
+    A, b = hermitian(rng, np.linspace(1, 5, N)), draw(rng, N)
+    x0 = draw(rng, N) if guess else None
+    history, seen = ResidualHistory(A, b, x0), [np.zeros(N) if x0 is None else x0]
+
+    def callback(x):
+        history(x)
+        seen.append(np.array(x))
+
+    solver(A, b, x0, callback=callback)
+    assert len(seen) > 5
+    np.testing.assert_allclose(history.norms, [np.linalg.norm(b - A @ x) for x in seen])
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e300])
+def test_residual_history_is_of_systems_of_any_size(size):
+    history = ResidualHistory(np.eye(2), size * np.array([3.0, 4.0]))
+    history(size * np.array([3.0, 0.0]))
+    np.testing.assert_allclose(history.norms, [5 * size, 4 * size])
+
+
+def test_residual_history_is_of_any_library_and_says_what_would_do():
+    op = kronops.DiagonalOperator(strict.asarray([1.0, 2.0]))
+    history = ResidualHistory(op, strict.asarray([3.0, 4.0]))
+    cg(op, strict.asarray([3.0, 4.0]), rtol=1e-9, callback=history)
+    assert history.norms[0] == 5.0 and history.norms[-1] < 1e-8
+    with pytest.raises(ValueError, match=r"x0 has shape \(3,\), A \(2, 2\): \(2,\) or \(2, 1\)"):
+        history(strict.zeros(3))
+    with pytest.raises(TypeError, match="A is of array_api_strict, b of numpy"):
+        ResidualHistory(op, np.ones(2))

@@ -56,7 +56,7 @@ FLOORS = (
     ("kronops.algebra",),
     ("kronops",),
     ("kronops.linalg", "kronops.testing"),
-    ("kronops.kfac", "kronops.lineax"),
+    ("kronops.kfac", "kronops.lineax", "kronops.plot"),
 )
 # Operators that only kronops makes: they stand for results, and have no public constructor.
 INTERNAL_OPERATORS = {
@@ -74,11 +74,16 @@ ARRAY_LIBRARIES |= {"equinox", "lineax", "llvmlite", "numba"}
 # Modules that import such a library, which need not be installed.
 FOR_SOME = {f"kronops.backends.{name}" for name in ("cupy", "dask", "jax", "torch")}
 FOR_SOME |= {"kronops.backends.kernels", "kronops.backends.tiles", "kronops.lineax"}
+FOR_SOME |= {
+    "kronops.plot",
+    *(f"kronops.plot.{name}" for name in ("axes", "boxes", "curves", "trees")),
+}
 NOT_AT_IMPORT = ARRAY_LIBRARIES | {"hypothesis", "matplotlib", "pytest", "sklearn", "tqdm"}
 
 PUBLIC_MODULES = (kronops, kronops.kfac, kronops.linalg, kronops.testing)
-if importlib.util.find_spec("lineax"):
-    PUBLIC_MODULES += (importlib.import_module("kronops.lineax"),)
+for needed, adapter in {"lineax": "kronops.lineax", "matplotlib": "kronops.plot"}.items():
+    if importlib.util.find_spec(needed):
+        PUBLIC_MODULES += (importlib.import_module(adapter),)
 # Classes and functions; what else is public speaks for itself.
 PUBLIC = [
     pytest.param(getattr(module, name), id=f"{module.__name__}.{name}")

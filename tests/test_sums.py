@@ -96,6 +96,20 @@ def test_a_common_eigenbasis_gives_every_function():
     np.testing.assert_allclose(op.pinv().to_dense(), np.linalg.inv(matrix), atol=1e-9)
 
 
+def test_the_frobenius_norm_takes_no_products():
+    factors = [(MAKE.draw(20, 30), MAKE.draw(40, 10)) for _ in range(3)]
+    op = sum((kron(*pair) for pair in factors[1:]), start=kron(*factors[0]))
+    want = np.linalg.norm(sum(dense(*pair) for pair in factors))
+    assert op.norm() == pytest.approx(want, rel=1e-13)
+    tiny = kron(A, B) + kron(A + 1e-9 * C, -B)  # what is left after nine digits cancel
+    assert tiny.norm() == pytest.approx(1e-9 * np.linalg.norm(dense(C, B)), rel=1e-5)
+    many = sum(
+        (kron(np.eye(300) + i, np.ones((200, 200)) + i) for i in range(1, 4)),
+        start=0 * kron(np.eye(300), np.eye(200)),
+    )
+    assert many.norm() > 0  # of order 60,000: by columns it would take minutes
+
+
 def test_draws_have_the_covariance_also_of_the_inverse():
     difference = 3.0 * kron(A, B) - 0.1 * kron(C, D)  # the second term alone is no covariance
     root = difference._root()

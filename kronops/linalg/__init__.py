@@ -11,11 +11,13 @@ Vectors never leave their device. A few numbers that steer the iteration do: the
 none of the three can be traced or differentiated, and each says so.
 
 `iterative_solve` chooses among them, with the preconditioner that an operator brings along.
+`ResidualHistory` is a callback that keeps the norms of residuals, for `kronops.plot.convergence`.
 """
 
 from kronops.linalg.conjugate_gradients import cg
 from kronops.linalg.iterative import iterative_solve
 from kronops.linalg.least_squares import lsmr
 from kronops.linalg.minimal_residuals import minres
+from kronops.linalg.residual_history import ResidualHistory
 
-__all__ = ["cg", "iterative_solve", "lsmr", "minres"]
+__all__ = ["ResidualHistory", "cg", "iterative_solve", "lsmr", "minres"]
