@@ -35,8 +35,9 @@ class CongruentOperator(LinearOperator):
     -----
     A solve costs two products with ``V⁻¹`` and one solve with ``C`` [1]_. It loses as many digits
     as ``condition`` has, and is therefore refined by what asks for it. The determinant is not; its
-    logarithm has an error of about ``10 eps condition`` (tests/test_sums.py), with a warning where
-    that is more than the root of ``eps``.
+    logarithm has an error of about ``10 eps condition``, times the condition number of the operator
+    itself at worst (tests/test_sums.py), with a warning where that is more than the root of
+    ``eps``.
 
     References
     ----------
