@@ -85,6 +85,10 @@ def test_form(name, library, dtype, form):
                 return
             if form == "inverse" and len(matrix) and np.linalg.matrix_rank(matrix) < len(matrix):
                 ones = op.backend.xp.ones(op.shape[0], dtype=op.dtype, device=op.device)
+                if library == "dask":  # found out when it is computed, if then
+                    with contextlib.suppress(LinAlgError), np.errstate(invalid="ignore"):
+                        assert np.isnan(op.backend.to_numpy(of_operator(op) @ ones)).any()
+                    return
                 with pytest.raises(LinAlgError):
                     of_operator(op) @ ones
                 return
