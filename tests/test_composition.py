@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import numpy as np
@@ -264,6 +265,19 @@ class TestSums:
         np.testing.assert_allclose(twice.to_dense(), want + sides[2].to_dense(), atol=1e-12)
         found, error = kronops.nearest_kronecker(op, [(2, 2), (3, 3), (4, 4)], terms=1)
         assert error == pytest.approx(np.linalg.norm(want - found.to_dense()))
+
+    def test_terms_merge_in_any_order(self):
+        """What two of them become may merge with a third that neither did."""
+        terms = [
+            3 * kron(identity(2), identity(3)),
+            kron(self.A, identity(3)),
+            kron(identity(2), self.B),
+        ]
+        want = kron_sum(self.A, self.B) + 3 * np.eye(6)
+        for order in itertools.permutations(terms):
+            op = order[0] + order[1] + order[2]
+            assert type(op) is KroneckerSumOperator
+            np.testing.assert_allclose(op.to_dense(), want)
 
     def test_what_is_no_kronecker_sum(self):
         unlike = kron(self.A, identity(3)) + kron(definite(2), self.B)

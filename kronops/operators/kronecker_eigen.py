@@ -135,7 +135,8 @@ class KroneckerEigenOperator(LinearOperator):
         if self.base is None:
             return self.backend.xp.reshape(self.values, self.domain_shape)
         values = self.base._eigenbasis()[0]
-        shifted = values + rescale(self.backend.xp.ones_like(values), [self.shift])
+        one = self.backend.xp.ones((), dtype=values.dtype, device=self.device)
+        shifted = values + rescale(one, [self.shift])
         if self.inverted:
             shifted = spectrum.reciprocal(shifted, self._label)
         return self.backend.xp.reshape(shifted, self.domain_shape)
