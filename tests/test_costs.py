@@ -37,13 +37,12 @@ def peak_of(action) -> float:
         tracemalloc.stop()
 
 
-def seconds_of(action, times=1) -> float:
-    """The least of three."""
+def seconds_of(action) -> float:
+    """The least of five, for others use the machine, too."""
     taken = []
-    for _ in range(3):
+    for _ in range(5):
         start = time.perf_counter()
-        for _ in range(times):
-            action()
+        action()
         taken.append(time.perf_counter() - start)
     return min(taken)
 
@@ -66,58 +65,73 @@ def kronecker_sum() -> KroneckerSumOperator:
     return KroneckerSumOperator(FACTORS)
 
 
-# What is done, and how many vectors it may hold: its result, what it works on, and one to spare.
+# By how many vectors are held at most, beside X: the result and what is on the way to it.
 ACTIONS = {
-    "multiply": (lambda: product() @ X, 4),
-    "multiply by the adjoint": (lambda: kron(*GENERAL).H @ X, 4),
-    "solve": (lambda: product().solve(X), 4),
-    "solve with general factors": (lambda: kron(*GENERAL).solve(X), 4),
-    "logdet": (lambda: product().logdet(), 1),
-    "trace": (lambda: product().trace(), 1),
-    "diagonal": (lambda: product().diagonal(), 3),
-    "fro": (lambda: product().norm(), 1),
-    "1": (lambda: product().norm(1), 1),
-    "2": (lambda: product().norm(2), 1),
-    "nuc": (lambda: product().norm("nuc"), 1),
-    "eigh": (lambda: product().eigh(), 6),
-    "svd": (lambda: product().svd(), 8),
-    "pinv": (lambda: product().pinv() @ X, 5),
-    "lstsq": (lambda: kron(*[m[:, :50] for m in GENERAL]).lstsq(X), 4),
-    "power": (lambda: product().power(-0.5) @ X, 4),
-    "cholesky": (lambda: product().cholesky() @ X, 4),
-    "sample": (lambda: product().sample(np.random.default_rng(0)), 5),
-    "logm": (lambda: product().logm() @ X, 6),
-    "a row": (lambda: product()[12345], 3),
-    "a column": (lambda: product()[:, 12345], 3),
-    "an entry": (lambda: product()[12345, 54321], 1),
-    "some rows": (lambda: product()[::1000] @ X, 6),
-    "a mixed product": (lambda: (product() @ kron(*GENERAL)) @ X, 4),
-    "nearest": (lambda: kronops.nearest_kronecker(product() + kron(*GENERAL), SHAPES), 1),
-    "damped multiply": (lambda: damped() @ X, 6),
-    "damped solve": (lambda: damped().solve(X), 8),
-    "damped logdet": (lambda: damped().logdet(), 8),
-    "damped diagonal": (lambda: damped().diagonal(), 5),
-    "damped trace": (lambda: damped().trace(), 1),
-    "damped norm": (lambda: damped().norm(), 6),
-    "damped power": (lambda: damped().power(-0.5) @ X, 8),
-    "damped sample": (lambda: damped().sample(np.random.default_rng(0)), 8),
-    "damped row": (lambda: damped()[12345], 6),
-    "damped general solve": (lambda: kron(*GENERAL).damped(0.1).solve(X), 14),
-    "damped general logdet": (lambda: kron(*GENERAL).damped(0.1).slogdet(), 14),
-    "sum multiply": (lambda: kronecker_sum() @ X, 6),
-    "sum solve": (lambda: kronecker_sum().solve(X), 8),
-    "sum logdet": (lambda: kronecker_sum().logdet(), 8),
-    "sum expm": (lambda: kronecker_sum().expm() @ X, 4),
-    "sum norm": (lambda: kronecker_sum().norm(), 1),
-    "sum sample": (lambda: kronecker_sum().sample(np.random.default_rng(0)), 8),
+    "less than one": {
+        "logdet": lambda: product().logdet(),
+        "trace": lambda: product().trace(),
+        "fro": lambda: product().norm(),
+        "1": lambda: product().norm(1),
+        "2": lambda: product().norm(2),
+        "nuc": lambda: product().norm("nuc"),
+        "an entry": lambda: product()[12345, 54321],
+        "nearest": lambda: kronops.nearest_kronecker(product() + kron(*GENERAL), SHAPES),
+        "damped": lambda: damped().bases,
+        "damped trace": lambda: damped().trace(),
+        "damped entry": lambda: damped()[12345, 12345],
+        "sum trace": lambda: kronecker_sum().trace(),
+        "sum norm": lambda: kronecker_sum().norm(),
+    },
+    "a few": {
+        "multiply": lambda: product() @ X,
+        "adjoint": lambda: kron(*GENERAL).H @ X,
+        "mixed product": lambda: (product() @ kron(*GENERAL)) @ X,
+        "solve": lambda: product().solve(X),
+        "general solve": lambda: kron(*GENERAL).solve(X),
+        "diagonal": lambda: product().diagonal(),
+        "eigh": lambda: product().eigh(),
+        "svd": lambda: product().svd(),
+        "pinv": lambda: product().pinv() @ X,
+        "lstsq": lambda: kron(*[m[:, :50] for m in GENERAL]).lstsq(X),
+        "power": lambda: product().power(-0.5) @ X,
+        "cholesky": lambda: product().cholesky() @ X,
+        "sample": lambda: product().sample(np.random.default_rng(0)),
+        "logm": lambda: product().logm() @ X,
+        "row": lambda: product()[12345],
+        "column": lambda: product()[:, 12345],
+        "masked row": lambda: product().masked(X > 0)[12345],
+        "some rows": lambda: product()[::1000] @ X,
+        "damped multiply": lambda: damped() @ X,
+        "damped solve": lambda: damped().solve(X),
+        "damped logdet": lambda: damped().logdet(),
+        "damped diagonal": lambda: damped().diagonal(),
+        "damped norm": lambda: damped().norm(),
+        "damped power": lambda: damped().power(-0.5) @ X,
+        "damped sample": lambda: damped().sample(np.random.default_rng(0)),
+        "damped row": lambda: damped()[12345],
+        "update": lambda: kronops.LowRankUpdateOperator(product(), X[:, None]).solve(X),
+        "sum multiply": lambda: kronecker_sum() @ X,
+        "sum solve": lambda: kronecker_sum().solve(X),
+        "sum logdet": lambda: kronecker_sum().logdet(),
+        "sum expm": lambda: kronecker_sum().expm() @ X,
+        "sum sample": lambda: kronecker_sum().sample(np.random.default_rng(0)),
+        "sum row": lambda: kronecker_sum()[12345],
+    },
+    "some complex ones": {
+        "damped general solve": lambda: kron(*GENERAL).damped(0.1).solve(X),
+        "damped general logdet": lambda: kron(*GENERAL).damped(0.1).slogdet(),
+    },
 }
+MOST = {"less than one": 0.5, "a few": 9, "some complex ones": 12}
 
 
-@pytest.mark.parametrize("name", ACTIONS)
-def test_no_operation_holds_more_than_a_few_vectors(name):
-    action, most = ACTIONS[name]
-    peak = peak_of(action)
-    assert peak <= most, f"{peak:.1f} vectors"
+@pytest.mark.parametrize(
+    "size, name", [(s, name) for s, group in ACTIONS.items() for name in group]
+)
+def test_no_operation_holds_more_than_a_few_vectors(size, name):
+    _ = product() @ X  # what a library imports for its first large product is no part of it
+    peak = peak_of(ACTIONS[size][name])
+    assert peak <= MOST[size], f"{peak:.1f} vectors"
 
 
 def test_a_kronecker_sum_on_a_grid_of_two_million_is_solved_in_seconds():
@@ -141,20 +155,15 @@ def test_a_thousand_re_dampings_cost_less_than_two_eigendecompositions():
     """Of a pair of 1,000 rows. Counted is what a new damping does before it meets a vector.
 
     The bases are those of the first, and the eigenvalues, a million numbers, are formed on the
-    way of each solve, in two passes that are small beside its four products.
+    way of each solve, at a price that is small beside that of one product.
     """
     op = kron(definite(1000), definite(1000))
-    decompositions = seconds_of(lambda: [np.linalg.eigh(f.matrix) for f in op.factors])
+    x, dampings = draw(10**6), [float(value) for value in np.geomspace(1e-3, 1e3, 1000)]
+    decompositions = seconds_of(lambda: [np.linalg.eigh(factor.matrix) for factor in op.factors])
     first = op.damped(1.0)
-    x = draw(10**6)
     first.solve(x)
-
-    def re_damp():
-        for value in np.geomspace(1e-3, 1e3, 1000):
-            again = op.damped(float(value))
-            assert again.bases[0] is first.bases[0] and again.shape == op.shape
-
-    assert seconds_of(re_damp) < decompositions
-    again = op.damped(0.5)
-    assert seconds_of(lambda: op.damped(0.5).eigenvalues) < seconds_of(lambda: again @ x) + 0.02
-    assert seconds_of(lambda: op.damped(0.5).solve(x)) < 10 * seconds_of(lambda: op @ x)
+    assert seconds_of(lambda: [op.damped(value) for value in dampings]) < decompositions
+    assert all(a is b for a, b in zip(op.damped(0.5).bases, first.bases, strict=True))
+    product = seconds_of(lambda: op @ x)
+    assert seconds_of(lambda: op.damped(0.5).eigenvalues) < product
+    assert seconds_of(lambda: op.damped(0.5).solve(x)) < 10 * product

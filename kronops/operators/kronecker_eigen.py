@@ -256,6 +256,16 @@ class KroneckerEigenOperator(LinearOperator):
             return self.definition._submatrix(rows, columns)
         return super()._submatrix(rows, columns)
 
+    def _entry(self, row: int, column: int) -> Array:
+        if self.definition is not None:
+            return self.definition._entry(row, column)
+        return super()._entry(row, column)
+
+    def _column(self, column: int) -> Array:
+        if self.definition is not None:
+            return self.definition._column(column)
+        return super()._column(column)
+
     def _norm(self, ord: Any) -> Array:
         xp = self.backend.xp
         if ord == "fro":

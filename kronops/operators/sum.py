@@ -97,6 +97,12 @@ class SumOperator(LinearOperator):
     def _submatrix(self, rows: Array, columns: Array) -> Array:
         return self._total([term._submatrix(rows, columns) for term in self.terms])
 
+    def _entry(self, row: int, column: int) -> Array:
+        return self._total([term._entry(row, column) for term in self.terms])
+
+    def _column(self, column: int) -> Array:
+        return self._total([term._column(column) for term in self.terms])
+
     @cached
     def _closed(self) -> LinearOperator | None:
         """``op + c·I`` in closed form, where there is one."""
