@@ -45,13 +45,7 @@ def add(left: LinearOperator, right: LinearOperator) -> LinearOperator:
     _require_one_home(left, right)
     terms: list[LinearOperator] = []
     for term in map(_plain, (*_terms(left), *_terms(right))):
-        for index, kept in enumerate(terms):
-            merged = _merge(kept, term)
-            if merged is not None:
-                terms[index] = merged
-                break
-        else:
-            terms.append(term)
+        terms = _gathered(terms, term)
     return terms[0] if len(terms) == 1 else SumOperator(tuple(terms))
 
 
@@ -242,6 +236,15 @@ def _plain(op: LinearOperator) -> LinearOperator:
         shape = op.domain_shape
         return scale(op.scale, IdentityOperator(op.shape[0], like=op._like, domain_shape=shape))
     return op
+
+
+def _gathered(terms: list[LinearOperator], term: LinearOperator) -> list[LinearOperator]:
+    """The terms and one more; where it merges with one, what comes of that may with another."""
+    for index, kept in enumerate(terms):
+        merged = _merge(kept, term)
+        if merged is not None:
+            return _gathered([*terms[:index], *terms[index + 1 :]], merged)
+    return [*terms, term]
 
 
 def _merge(left: LinearOperator, right: LinearOperator) -> LinearOperator | None:

@@ -22,7 +22,7 @@ from kronops.rearrangement import (
     of_terms,
     progress,
 )
-from kronops.scaling import dtype_exponent
+from kronops.scaling import dtype_exponent, split
 
 __all__ = ["NearestKroneckerResult", "nearest_kronecker"]
 
@@ -108,8 +108,12 @@ def nearest_kronecker(
     power = op._exponent()
     if abs(power) <= dtype_exponent(op._like) // 4:
         return _found(op, shapes, terms)
-    found, error = _found(op * 2.0**-power, shapes, terms)  # else squares would leave the range
-    return NearestKroneckerResult(found * 2.0**power, error * 2.0**power)
+    # Else squares would leave the range. One power of two alone may be out of it, too.
+    down, up = (split(1.0, sign * power, 1000) for sign in (-1, 1))
+    found, error = _found(functools.reduce(operator.mul, down, op), shapes, terms)
+    return NearestKroneckerResult(
+        functools.reduce(operator.mul, up, found), functools.reduce(operator.mul, up, error)
+    )
 
 
 def _found(op: LinearOperator, shapes: Shapes, terms: int) -> NearestKroneckerResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import numpy as np
@@ -26,6 +27,7 @@ from kronops import (
 )
 
 rng = np.random.default_rng(0)
+numpy_backend = type(kron(np.eye(1)).backend)
 
 
 def draw(*shape):
@@ -265,6 +267,19 @@ class TestSums:
         found, error = kronops.nearest_kronecker(op, [(2, 2), (3, 3), (4, 4)], terms=1)
         assert error == pytest.approx(np.linalg.norm(want - found.to_dense()))
 
+    def test_terms_merge_in_any_order(self):
+        """What two of them become may merge with a third that neither did."""
+        terms = [
+            3 * kron(identity(2), identity(3)),
+            kron(self.A, identity(3)),
+            kron(identity(2), self.B),
+        ]
+        want = kron_sum(self.A, self.B) + 3 * np.eye(6)
+        for order in itertools.permutations(terms):
+            op = order[0] + order[1] + order[2]
+            assert type(op) is KroneckerSumOperator
+            np.testing.assert_allclose(op.to_dense(), want)
+
     def test_what_is_no_kronecker_sum(self):
         unlike = kron(self.A, identity(3)) + kron(definite(2), self.B)
         swapped = kron(identity(3), self.A) + kron(self.A, identity(3))
@@ -286,15 +301,14 @@ class TestBlocks:
         a, b, c, d = definite(2), definite(3), definite(1), definite(2)
         op = kron(block_diag(a, b), block_diag(c, d))
         want = dense_kron(dense_blocks(a, b), dense_blocks(c, d))
-        backend = type(op.backend)
         for name in ("cholesky", "lu", "eigh", "svd"):
-            whole = getattr(backend, name)
+            whole = getattr(numpy_backend, name)
 
             def small(self, matrix, *args, whole=whole, **kwargs):
                 assert matrix.shape[-1] <= 3
                 return whole(self, matrix, *args, **kwargs)
 
-            monkeypatch.setattr(backend, name, small)
+            monkeypatch.setattr(numpy_backend, name, small)
         x, eye = draw(15), np.eye(15)
         np.testing.assert_allclose(op @ x, want @ x)
         np.testing.assert_allclose(op.solve(x), np.linalg.solve(want, x))
@@ -315,6 +329,24 @@ class TestBlocks:
         assert op.norm(2) == pytest.approx(values[-1])
         assert op.sample(rng, (3,)).shape == (3, 15)
         assert "block by block" in op.explain() and "written out" not in op.explain()
+
+    def test_schur_forms_are_those_of_the_blocks(self, monkeypatch):
+        blocks, other = [draw(2, 2), draw(1, 1), draw(3, 3)], draw(2, 2)
+        seen, schur = [], numpy_backend.schur
+
+        def small(self, matrix):
+            seen.append(matrix.shape[0])
+            return schur(self, matrix)
+
+        monkeypatch.setattr(numpy_backend, "schur", small)
+        op = kron(block_diag(*blocks), other).damped(9.0)
+        want = dense_kron(dense_blocks(*blocks), other) + 9 * np.eye(12)
+        x = draw(12)
+        np.testing.assert_allclose(op.solve(want @ x), x)
+        assert op.slogdet().logabsdet == pytest.approx(np.linalg.slogdet(want)[1])
+        total = KroneckerSumOperator([block_diag(*blocks), other]).damped(9.0)
+        np.testing.assert_allclose(total.solve(total @ x), x)
+        assert max(seen) == 3 and "Schur" in op.explain()
 
     def test_kronecker_sums_of_blocks_use_them(self):
         op = KroneckerSumOperator([block_diag(definite(2), definite(3)), block_diag(definite(2))])

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 import kronops
-from kronops import DenseOperator, DiagonalOperator, LinearOperator, ToeplitzOperator, kron
+from kronops import (
+    DenseOperator,
+    DiagonalOperator,
+    IdentityOperator,
+    LinearOperator,
+    ToeplitzOperator,
+    kron,
+)
 
 rng = np.random.default_rng(0)
 A, B = rng.standard_normal((2, 3)), rng.standard_normal((4, 2)) + 1j
@@ -102,6 +109,19 @@ def test_entries_of_what_nobody_could_write_out():
     assert op[0, 1 << 69] == 2.0
     with pytest.raises(IndexError, match=f"row {n} is out of range: there are {n}"):
         op[n]
+
+
+def test_entries_of_huge_sums():
+    """By those of the terms: of what is damped, of sums and of multiples."""
+    a, b = np.asarray([[1.0, 2.0], [2.0, 0.5]]), np.asarray([[0.5, 1.0], [1.0, 4.0]])
+    op, other = (kronops.kron(*[factor] * 70) for factor in (a, b))
+    i, n = 2**65, 2**70
+    assert op.damped(0.25)[0, 0] == 1.25
+    assert op.damped(0.25)[0, i] == op[0, i] == 2.0
+    assert (2 * (op + other))[0, n - 1] == 2 * (2.0**70 + 1)
+    assert (op + 3 * IdentityOperator(n, like=a))[0, 0] == 4
+    total = kronops.KroneckerSumOperator([a] * 70).damped(0.5)
+    assert total[0, 0] == 70.5 and total[0, i] == 2 and total[0, 3] == 0
 
 
 def test_a_row_is_no_view():

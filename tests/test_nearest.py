@@ -54,6 +54,16 @@ class TestTwoFactors:
         np.testing.assert_array_equal(op.to_dense(), np.zeros((6, 8)))
 
 
+@pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e307])
+def test_of_a_scale_at_the_ends_of_the_range(scale):
+    """The power of two that brings it near one may be no float itself."""
+    a, b = rng.integers(-3, 4, (3, 2)) + 0.0, rng.integers(-3, 4, (2, 4)) + 0.0
+    op, error = nearest_kronecker(KroneckerOperator([a, b], scale=scale), SHAPES)
+    want = scale * np.kron(a, b)
+    np.testing.assert_allclose(op.to_dense(), want, rtol=1e-12, atol=5e-324)
+    assert error <= 1e-14 * np.max(np.abs(want))
+
+
 @pytest.mark.parametrize("sizes", [(4, 3), (2, 3, 2)])
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
 def test_definite_matrices_have_definite_factors(sizes, dtype):

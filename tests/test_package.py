@@ -109,13 +109,14 @@ class TestImport:
 
     def test_takes_little_longer_than_numpy_and_scipy(self):
         code = (
-            "import time, numpy, scipy.linalg, scipy.sparse.linalg\n"
+            "import time\n"
             "start = time.perf_counter()\n"
+            "import numpy, scipy.linalg, scipy.sparse.linalg\n"
+            "middle = time.perf_counter()\n"
             "import kronops\n"
-            "print(time.perf_counter() - start)"
+            "print((time.perf_counter() - middle) / (middle - start))"
         )
-        seconds = statistics.median(float(run_python(code)) for _ in range(5))
-        assert seconds < 0.3
+        assert statistics.median(float(run_python(code)) for _ in range(5)) < 1
 
     def test_prints_and_warns_nothing(self):
         code = "import kronops, kronops.kfac, kronops.linalg, kronops.testing"

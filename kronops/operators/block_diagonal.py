@@ -8,6 +8,7 @@ from typing import Any
 
 from kronops.backends import is_array
 from kronops.backends.standard import Array
+from kronops.caching import cached
 from kronops.columns import scaled_norm
 from kronops.explaining import Account, default_account
 from kronops.normals import Normals
@@ -200,6 +201,14 @@ class BlockDiagonalOperator(LinearOperator):
         values = xp.concat([xp.reshape(values, (-1,)) for values, _ in pairs])
         return values, BlockDiagonalOperator(self._collect([basis for _, basis in pairs]))
 
+    @cached
+    def _schur_form(self) -> tuple[Array, Array]:
+        """Triangles side by side are a triangle."""
+        if not self._square_blocks:
+            return self.backend.schur(self._to_dense())
+        triangles, bases = zip(*(block._schur_form for block in self.operators), strict=True)
+        return _side_by_side(triangles), _side_by_side(bases)
+
     def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
         lefts, values, rights = zip(*(block._kept_svd for block in self.operators), strict=True)
         singular_values = self.backend.xp.concat(values)
@@ -259,6 +268,10 @@ class BlockDiagonalOperator(LinearOperator):
         if inner:
             return all(a.shape[1] == b.shape[0] for a, b in pairs)
         return all(a.shape == b.shape for a, b in pairs)
+
+
+def _side_by_side(matrices: Iterable[Array]) -> Array:
+    return BlockDiagonalOperator(matrices, check_finite=False)._to_dense()
 
 
 def block_diag(*blocks: Any) -> BlockDiagonalOperator:

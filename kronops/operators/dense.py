@@ -294,7 +294,10 @@ class DenseOperator(LinearOperator):
         return self.with_matrix(self._submatrix(kept, kept), self.assume)
 
     def _submatrix(self, rows: Array, columns: Array) -> Array:
+        """What shrinks the matrix goes first: of a Kronecker product there are many rows."""
         take = self.backend.xp.take
+        if rows.shape[0] > columns.shape[0]:
+            return take(take(self._entries, columns, axis=1), rows, axis=0)
         return take(take(self._entries, rows, axis=0), columns, axis=1)
 
     def _norm(self, ord: Any) -> Array:

@@ -114,6 +114,9 @@ class IdentityOperator(LinearOperator):
     def _submatrix(self, rows: Array, columns: Array) -> Array:
         return self.backend.xp.astype(rows[:, None] == columns, self.dtype)
 
+    def _entry(self, row: int, column: int) -> Array:
+        return self._number(float(row == column))
+
     def _norm(self, ord: Any) -> Array:
         sizes = {"fro": float(self.n) ** 0.5, "nuc": float(self.n)}
         return self._real_number(sizes.get(ord, 1.0 if self.n else 0.0))

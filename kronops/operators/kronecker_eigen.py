@@ -135,7 +135,8 @@ class KroneckerEigenOperator(LinearOperator):
         if self.base is None:
             return self.backend.xp.reshape(self.values, self.domain_shape)
         values = self.base._eigenbasis()[0]
-        shifted = values + rescale(self.backend.xp.ones_like(values), [self.shift])
+        one = self.backend.xp.ones((), dtype=values.dtype, device=self.device)
+        shifted = values + rescale(one, [self.shift])
         if self.inverted:
             shifted = spectrum.reciprocal(shifted, self._label)
         return self.backend.xp.reshape(shifted, self.domain_shape)
@@ -254,6 +255,16 @@ class KroneckerEigenOperator(LinearOperator):
         if self.definition is not None:
             return self.definition._submatrix(rows, columns)
         return super()._submatrix(rows, columns)
+
+    def _entry(self, row: int, column: int) -> Array:
+        if self.definition is not None:
+            return self.definition._entry(row, column)
+        return super()._entry(row, column)
+
+    def _column(self, column: int) -> Array:
+        if self.definition is not None:
+            return self.definition._column(column)
+        return super()._column(column)
 
     def _norm(self, ord: Any) -> Array:
         xp = self.backend.xp

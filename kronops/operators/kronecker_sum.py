@@ -162,6 +162,15 @@ class KroneckerSumOperator(SchurBasisOperator):
     def _to_dense(self) -> Array:
         return functools.reduce(operator.add, [term._to_dense() for term in self.terms])
 
+    def _entry(self, row: int, column: int) -> Array:
+        return functools.reduce(operator.add, [t._entry(row, column) for t in self.terms])
+
+    def _column(self, column: int) -> Array:
+        return functools.reduce(operator.add, [t._column(column) for t in self.terms])
+
+    def _submatrix(self, rows: Array, columns: Array) -> Array:
+        return functools.reduce(operator.add, [t._submatrix(rows, columns) for t in self.terms])
+
     def _slogdet(self) -> tuple[Array, Array]:
         if not self.hermitian:
             return super()._slogdet()

@@ -113,6 +113,12 @@ class ScaledOperator(LinearOperator):
     def _submatrix(self, rows: Array, columns: Array) -> Array:
         return rescale(self.base._submatrix(rows, columns), [self.scalar])
 
+    def _entry(self, row: int, column: int) -> Array:
+        return rescale(self.base._entry(row, column), [self.scalar])
+
+    def _column(self, column: int) -> Array:
+        return rescale(self.base._column(column), [self.scalar])
+
     def _norm(self, ord: Any) -> Array:
         return self.base._norm(ord) * abs(self.scalar)
 

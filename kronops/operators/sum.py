@@ -112,6 +112,12 @@ class SumOperator(LinearOperator):
     def _submatrix(self, rows: Array, columns: Array) -> Array:
         return self._total([term._submatrix(rows, columns) for term in self.terms])
 
+    def _entry(self, row: int, column: int) -> Array:
+        return self._total([term._entry(row, column) for term in self.terms])
+
+    def _column(self, column: int) -> Array:
+        return self._total([term._column(column) for term in self.terms])
+
     def _norm(self, ord: Any) -> Array:
         made = self._algebra.frobenius_norm_of_sum(self) if ord == "fro" else None
         return super()._norm(ord) if made is None else made
