@@ -11,7 +11,7 @@ import math
 import sys
 from typing import Any
 
-from kronops import preconditioning, rearrangement, simultaneous, spectrum, tree
+from kronops import preconditioning, rearrangement, simultaneous, singular_vectors, spectrum, tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.columns import scaled_norm
@@ -138,6 +138,11 @@ def diagonalise_sum(op: SumOperator) -> LinearOperator | None:
 def inverse_near_sum(op: SumOperator) -> LinearOperator:
     """The inverse of a sum of Kronecker products, or of one near it that has a closed form."""
     return preconditioning.inverse_near_sum(op)
+
+
+def complete_svd(triplets: Any) -> tuple[LinearOperator, Array, LinearOperator]:
+    """Singular vectors and values of a Kronecker product, and those that are missing for zeros."""
+    return singular_vectors.with_zeros(triplets)
 
 
 def frobenius_norm_of_sum(op: SumOperator) -> Array | None:

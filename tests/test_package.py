@@ -49,7 +49,7 @@ FLOORS = (
     ("kronops.series_sums", "kronops.spectrum"),
     ("kronops.operator",),
     ("kronops.operators",),
-    ("kronops.kronecker_terms",),
+    ("kronops.kronecker_terms", "kronops.singular_vectors"),
     ("kronops.rearrangement", "kronops.simultaneous"),
     ("kronops.nearest",),
     ("kronops.preconditioning",),

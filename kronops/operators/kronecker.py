@@ -304,7 +304,7 @@ class KroneckerOperator(LinearOperator):
 
     def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
         if self._triplets[1].shape[0] < min(self.shape):  # wide and tall factors
-            return super()._svd()
+            return self._algebra.complete_svd(self._triplets)
         return self._triplets
 
     @cached
