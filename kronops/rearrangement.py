@@ -58,7 +58,7 @@ def of_terms(op: LinearOperator, shapes: Shapes) -> Rearranged | None:
     core, bases = None, []
     for i in range(len(shapes)):
         vectors = [xp.reshape(factors[i], (-1,)) for _, factors in terms]
-        basis, coefficients = xp.linalg.qr(xp.stack(op.backend.promote(*vectors), axis=1))
+        basis, coefficients = op.backend.qr(xp.stack(op.backend.promote(*vectors), axis=1))
         bases.append(basis)
         core = coefficients if core is None else core[..., None, :] * coefficients
     scales = [rescale(xp.ones((1,), dtype=op.dtype, device=op.device), [c]) for c, _ in terms]
@@ -94,17 +94,17 @@ def leading_part(op: LinearOperator, shapes: Shapes, terms: int) -> Rearranged:
     drawn, _ = backend.normal(
         np.random.default_rng(0), (m2 * n2, width), backend.real_dtype(op.dtype), op.device
     )
-    right, _ = xp.linalg.qr(xp.astype(drawn, op.dtype))
+    right, _ = backend.qr(xp.astype(drawn, op.dtype))
     captured = 0.0
     for _ in range(_PASSES):
         kept = right
         left, back = _both_products(op, shapes, kept)
-        basis, core = xp.linalg.qr(left)
+        basis, core = backend.qr(left)
         found = scaled_norm(xp, xp.linalg.svdvals(core)[: min(terms, width)])
         before, captured = captured, progress(op, found)
         if captured <= before * (1 + 2 * epsilon(right)):
             break
-        right, _ = xp.linalg.qr(back)
+        right, _ = backend.qr(back)
     else:
         warn(
             f"nearest_kronecker has not converged after {_PASSES} passes: other products may be "

@@ -520,7 +520,7 @@ def sum_of_stiffness_and_mass(make):
 
 @case
 def sum_with_an_outer_diagonal(make):
-    a, b = make.symmetric(2), make.symmetric(3)
+    a, b = make.definite(2), make.definite(3)
     lines = [make.round(abs(make.draw(n)) + 1) for n in (2, 3)]
     diagonal = make.round(np.outer(*lines).real)
     op = kronops.kron(make(a), make(b)) + kronops.DiagonalOperator(make.real(diagonal))

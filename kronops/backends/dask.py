@@ -119,6 +119,13 @@ class DaskBackend(Backend):
         values, vectors = _of_whole("eigh", matrix, spectrum, (matrix.shape, matrix.dtype))
         return values, vectors
 
+    def qr(self, matrix: Array) -> tuple[Array, Array]:
+        """That of the chunks' library."""
+        (m, n), dtype = matrix.shape, matrix.dtype
+        k = min(m, n)
+        q, r = _of_whole("qr", matrix, ((m, k), dtype), ((k, n), dtype))
+        return q, r
+
     def svd(self, matrix: Array) -> tuple[Array, Array, Array]:
         """That of the chunks' library."""
         (m, n), dtype = matrix.shape, matrix.dtype

@@ -273,6 +273,12 @@ class Backend:
             self.xp.astype(vectors, matrix.dtype, copy=False),
         )
 
+    def qr(self, matrix: Array) -> tuple[Array, Array]:
+        """Economy size: ``Q`` ``(m, k)`` and ``R`` ``(k, n)``."""
+        q, r = self.xp.linalg.qr(self.wide(matrix))
+        cast = self.xp.astype
+        return cast(q, matrix.dtype, copy=False), cast(r, matrix.dtype, copy=False)
+
     def svd(self, matrix: Array) -> tuple[Array, Array, Array]:
         """Economy size: ``U`` ``(m, k)``, singular values, descending, and ``Vᴴ`` ``(k, n)``."""
         try:

@@ -283,8 +283,13 @@ class KroneckerSumOperator(SchurBasisOperator):
         return basis @ DiagonalOperator(roots, check_finite=False)
 
     def _sample(self, normals: Normals) -> Array:
-        """A sum of draws for each term, without eigenvectors; else of the whole by these."""
-        with contextlib.suppress(LinAlgError):  # a factor alone may be no covariance
+        """A sum of draws for each term, without eigenvectors; else of the whole by these.
+
+        A factor alone may be no covariance, which nobody sees before a graph is computed.
+        """
+        if not self._tracked and self.backend.values(self._like) is None:
+            return super()._sample(normals)
+        with contextlib.suppress(LinAlgError):
             return functools.reduce(operator.add, [t._sample(normals) for t in self.terms])
         return super()._sample(normals)
 
