@@ -273,8 +273,9 @@ def _solved(lower: LinearOperator, b: Array, adjoint: bool = False) -> Array:
         return b / lower._flat[:, None]
     backend = lower.backend
     matrix, wide = backend.wide(lower._to_dense()), backend.wide(b)
-    made = backend.solve_triangular(matrix, wide, lower=True, adjoint=adjoint)
-    return backend.xp.astype(made, b.dtype, copy=False)
+    made = backend.solve_triangular(*backend.promote(matrix, wide), lower=True, adjoint=adjoint)
+    dtype = backend.xp.result_type(lower.dtype, b.dtype)
+    return backend.xp.astype(made, dtype, copy=False)
 
 
 def _lower(factor: LinearOperator) -> LinearOperator | None:

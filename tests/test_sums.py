@@ -73,6 +73,23 @@ SUMS = {
 }
 
 
+def test_real_and_complex_factors_of_one_axis():
+    """Each is taken in the dtype that both have in common, whichever is the reference."""
+    make = Maker(np, "complex128")
+    complex_ = make.definite(3), make.definite(4)
+    for other, scale in (((A, B), 1.0), ((A, B), -0.5), ((P, Q), 1.0)):
+        for pair in ((other, complex_), (complex_, other)):
+            op = kron(*pair[0]) + scale * kron(*pair[1])
+            matrix, b = op.to_dense(), make.draw(12)
+            assert op._structure is not None
+            np.testing.assert_allclose(op.solve(b), np.linalg.solve(matrix, b), rtol=1e-9)
+            np.testing.assert_allclose(op.slogdet(), np.linalg.slogdet(matrix), atol=1e-9)
+    diagonal = kronops.DiagonalOperator(np.outer(*LINES))
+    for op in (kron(*complex_) + diagonal, diagonal - kron(*complex_)):
+        b = make.draw(12)
+        np.testing.assert_allclose(op.solve(b), np.linalg.solve(op.to_dense(), b), rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", SUMS)
 def test_which_sums_are_solved_by_structure(name):
     op, expected = SUMS[name]
