@@ -740,7 +740,12 @@ class LinearOperator(ABC):
 
     def astype(self, dtype: Any) -> Any:
         """The operator with its arrays in another floating dtype."""
-        dtype = getattr(self.backend.xp, dtype) if isinstance(dtype, str) else dtype
+        dtype = getattr(self.backend.xp, dtype, None) if isinstance(dtype, str) else dtype
+        if dtype is None or not self.backend.kind(dtype).endswith("floating"):
+            raise ValueError(
+                f"astype: dtype is no real or complex floating dtype of {self.backend.name}; "
+                f'"float32" and "complex128" are, for example'
+            )
         if self._complex and self.backend.kind(dtype) != "complex floating":
             raise ValueError(f"astype({dtype}) of a complex operator would lose imaginary parts")
         xp = self.backend.xp
@@ -752,7 +757,13 @@ class LinearOperator(ABC):
             limits = xp.finfo(dtype)
             if largest and not float(limits.smallest_normal) <= largest <= float(limits.max):
                 raise OverflowError(f"an array of {type(self).__name__} does not fit into {dtype}")
-            return xp.astype(leaf, dtype)
+            made = xp.astype(leaf, dtype)
+            if made.dtype != dtype:  # JAX without x64
+                raise TypeError(
+                    f"{self.backend.name} makes {made.dtype} of {dtype}: allow double precision "
+                    f'first, jax.config.update("jax_enable_x64", True)'
+                )
+            return made
 
         return tree.map_leaves(self, cast)
 

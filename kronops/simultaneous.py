@@ -65,7 +65,7 @@ class Axis:
     spectra : list of array
         The diagonals of the forms, if they are diagonal.
     condition : float
-        About the condition number of ``W Wᴴ``, ``‖W‖² ‖W⁻¹‖² / n``; below 1 where nobody sees it.
+        About the condition number of ``W Wᴴ``, ``‖W‖² ‖W⁻¹‖² / n``; 1 where nobody sees it.
     """
 
     vectors: LinearOperator
@@ -170,11 +170,12 @@ def _commuting(matrices: list[Array], like: DenseOperator) -> LinearOperator | N
     xp, values = like.backend.xp, like.backend.values
     if like._tracked or any(values(matrix) is None for matrix in matrices):
         return None
-    units = [matrix / max(_size(matrix), math.ulp(0.0)) for matrix in matrices]
+    units = [matrix / (_size(matrix) or 1.0) for matrix in matrices]
     weights = [math.cos(1.0 + index) for index in range(len(units))]
     combined = functools.reduce(
         operator.add, [weight * unit for weight, unit in zip(weights, units, strict=True)]
     )
+    combined = 0.5 * combined + 0.5 * like.backend.adjoint(combined)
     basis = DenseOperator(combined, "symmetric", check_finite=False)._eigenbasis()[1]
     vectors = basis._to_dense()
     for unit in units:
@@ -249,8 +250,7 @@ def _axis(lower: LinearOperator, basis: LinearOperator, spectra: list[Array]) ->
     duals = DenseOperator(lower._matmat(vectors), "general", check_finite=False)
     solved = DenseOperator(_solved(lower, vectors, True), "general", check_finite=False)
     seen = [lower.backend.values(op.matrix) for op in (duals, solved)]
-    sizes = [1.0 if part is None else _size(part) for part in seen]
-    condition = math.prod(sizes) ** 2 / lower.shape[0]  # tr F tr F⁻¹ / n
+    condition = 1.0 if seen[0] is None or seen[1] is None else _condition(seen[0], seen[1])
     return Axis(solved, duals, log_volume, spectra, condition)
 
 
@@ -291,11 +291,25 @@ def _lower(factor: LinearOperator) -> LinearOperator | None:
     if isinstance(factor, DiagonalOperator):
         xp = factor.backend.xp
         positive = bool(xp.all((xp.real(diagonal) if factor._complex else diagonal) > 0))
-        return factor._power(0.5) if positive else None
-    try:
-        return factor._cholesky()
-    except LinAlgError:
-        return None
+        lower = factor._power(0.5) if positive else None
+    else:
+        try:
+            lower = factor._cholesky()
+        except LinAlgError:
+            return None
+    return lower if lower is not None and _is_safe(lower) else None
+
+
+def _is_safe(lower: LinearOperator) -> bool:
+    """Whether ``L Lᴴ`` is far from a matrix that is semidefinite: κ below ``eps ** (-3 / 4)``."""
+    identity = lower.backend.xp.eye(lower.shape[0], dtype=lower.dtype, device=lower.device)
+    condition = _condition(lower._to_dense(), _solved(lower, identity))
+    return condition < epsilon(lower._like) ** -0.75
+
+
+def _condition(matrix: Array, inverse: Array) -> float:
+    """``‖A‖² ‖A⁻¹‖² / n`` in the Frobenius norm: about the condition number of ``A Aᴴ``."""
+    return (_size(matrix) * _size(inverse)) ** 2 / matrix.shape[0]
 
 
 def _plain(factor: LinearOperator) -> LinearOperator:

@@ -214,6 +214,12 @@ REFUSED = {
     "a list of lists of arrays": (lambda: kron([I2, I3]), TypeError, "arrays and operators one by"),
     "an operator as an array": (lambda: np.asarray(K), TypeError, "op.to_dense.. gives its matrix"),
     "a matrix for @": (lambda: K @ np.ones((3, 2)).T, ValueError, "op.multiply takes it as it is"),
+    "a dtype that is none": (
+        lambda: K.astype("double-float"),
+        ValueError,
+        "no real or complex floating",
+    ),
+    "a dtype of integers": (lambda: K.astype("int32"), ValueError, "no real or complex floating"),
     "a sum too large to be written out": (
         lambda: (kron(np.eye(200), np.eye(200)) + DiagonalOperator(np.arange(4e4) + 1)).logdet(),
         ValueError,

@@ -1213,3 +1213,19 @@ def test_a_stack_of_operators_says_that_it_is_one():
     assert "a stack of operators" in repr(stack)
     with pytest.raises(ValueError, match="a stack of operators"):
         stack @ jnp.ones(12)
+
+
+def test_double_precision_that_is_not_allowed_is_no_single():
+    with jax.enable_x64(False):
+        op = kron(jnp.eye(2), jnp.eye(3))
+        with (
+            pytest.warns(UserWarning, match="x64"),
+            pytest.raises(TypeError, match="jax_enable_x64"),
+        ):
+            op.astype("float64")
+
+
+def test_iterative_solves_say_what_they_must_see():
+    op = kron(jnp.eye(2), jnp.eye(3)) + kronops.DiagonalOperator(jnp.arange(1.0, 7.0))
+    with pytest.raises(TypeError, match="must see its residual"):
+        jax.jit(lambda b: kronops.linalg.iterative_solve(op, b).x)(jnp.ones(6))

@@ -167,6 +167,29 @@ def test_a_singular_sum_is_an_error():
         to_rounding.solve(np.ones(12))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_semidefinite_factors_are_no_reference(seed):
+    """Rounding may make one pass for definite; the sum is harmless, and written out."""
+    make = Maker(np, "float64", seed)
+    half = make.draw(4, 2)
+    op = kron(make.definite(3), make.symmetric(4)) + kron(make.symmetric(3), half @ half.T)
+    matrix = op.to_dense()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DensificationWarning)
+        x, found = op.solve(np.ones(12)), op.slogdet()
+    condition = np.linalg.cond(matrix)
+    np.testing.assert_allclose(matrix @ x, np.ones(12), atol=1e-13 * condition)
+    np.testing.assert_allclose(found, np.linalg.slogdet(matrix), atol=1e-12 * condition)
+
+
+def test_a_factor_of_zeros_in_single_precision():
+    single = np.float32
+    first = kron(2 * np.eye(2, dtype=single), np.asarray([[2, 1], [1, 2]], single))
+    op = first + kron(np.asarray([[1, 0.5], [0.5, 3]], single), np.zeros((2, 2), single))
+    np.testing.assert_allclose(op.solve(np.ones(4, single)), np.full(4, 1 / 6), rtol=1e-6)
+    assert op.logdet() == pytest.approx(np.log(16 * 9), rel=1e-6)
+
+
 def test_solves_are_backward_stable_beside_ill_conditioned_terms():
     """A definite term of condition number 1e10 whitens badly; the residual mends it."""
     ill = ill_conditioned(6, 1e10)
@@ -296,6 +319,23 @@ def test_derivatives_and_programs_in_jax():
             want = jax.grad(of_matrix, argnums=(0, 1, 2, 3))(*leaves)
             for left, right in zip(got, want, strict=True):
                 np.testing.assert_allclose(left, right, atol=1e-10)
+
+
+def test_claimed_factors_are_batched_in_jax():
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    jnp = importlib.import_module("jax.numpy")
+
+    def solved(a):
+        first, second = (kronops.DenseOperator(jnp.asarray(m), "positive definite") for m in (B, D))
+        other = kronops.DenseOperator(jnp.asarray(P), "symmetric")
+        op = kron(kronops.DenseOperator(a, "positive definite"), first) + kron(other, second)
+        return op.solve(jnp.ones(12))
+
+    with jax.enable_x64(True):
+        stack = jnp.stack([jnp.asarray(A), jnp.asarray(C)])
+        np.testing.assert_allclose(
+            jax.vmap(solved)(stack), jnp.stack([solved(a) for a in stack]), rtol=1e-9, atol=1e-12
+        )
 
 
 # -- by products alone -----------------------------------------------------------------------------

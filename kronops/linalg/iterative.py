@@ -105,6 +105,7 @@ def iterative_solve(
     if M is not None and not isinstance(M, LinearOperator):
         raise TypeError(f"M is a {type(M).__name__}: an operator is needed (DenseOperator(M))")
     op._require_square("a solve")
+    _wanted_and_seen(System.of("iterative_solve", op, b, x0), rtol, atol)  # or says what is hidden
     M = op._preconditioner() if M is None else M
     if op.hermitian:
         steps: list[Any] = []

@@ -166,7 +166,8 @@ class SumOperator(LinearOperator):
     def _near_inverse(self) -> LinearOperator:
         """The inverse by structure, whose products have some digits right; an error if singular."""
         inverse: LinearOperator = self._diagonalised.inverse()
-        if self.backend.values(self._like) is not None and self.shape[0]:
+        seen = not self._tracked and self.backend.values(self._like) is not None
+        if seen and self.shape[0]:
             condition = self._size * norm_estimate(inverse)
             spectrum.check_estimate(condition, epsilon(self._like), self._label)
         return inverse
