@@ -52,10 +52,11 @@ class DensificationWarning(UserWarning):
     Examples
     --------
     >>> import numpy as np, kronops, warnings
-    >>> a, b, c, d = (np.diag([1.0, 2.0]) + 0.1 * i for i in range(4))
+    >>> a, b = np.diag([1.0, 2.0]) + 0.1, np.diag([1.0, 2.0]) + 0.2
+    >>> noise = kronops.DiagonalOperator(np.array([1.0, 2.0, 3.0, 4.0]))
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
-    ...     _ = (kronops.kron(a, b) + kronops.kron(c, d)).logdet()
+    ...     _ = (kronops.kron(a, b) + noise).logdet()
     >>> caught[0].category.__name__
     'DensificationWarning'
     """
