@@ -2,6 +2,7 @@
 
 from kronops import algebra as _algebra  # completes LinearOperator: see kronops.algebra
 from kronops.errors import DensificationWarning, LinAlgError, LinAlgWarning
+from kronops.files import load, save
 from kronops.nearest import nearest_kronecker
 from kronops.operator import LinearOperator
 from kronops.operators.adjoint import AdjointOperator, TransposedOperator
@@ -45,7 +46,9 @@ __all__ = [
     "TransposedOperator",
     "block_diag",
     "kron",
+    "load",
     "nearest_kronecker",
+    "save",
 ]
 
 __version__ = "0.1.0"

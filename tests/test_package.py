@@ -48,6 +48,7 @@ FLOORS = (
     ("kronops.linear_system", "kronops.refinement"),
     ("kronops.series_sums", "kronops.spectrum"),
     ("kronops.operator",),
+    ("kronops.files",),
     ("kronops.operators",),
     ("kronops.kronecker_terms", "kronops.singular_vectors"),
     ("kronops.rearrangement", "kronops.simultaneous"),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from kronops import BlockDiagonalOperator
+from kronops.files import register_savable
 from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.estimator import Estimator, Pi
 from kronops.kfac.moving_average import MovingAverage
@@ -151,3 +152,8 @@ class Curvature:
                 f"{argument} has the names {list(given)}: those of the layers are needed, "
                 f"{list(self.layers)}"
             )
+
+
+register_savable(
+    Curvature, lambda curvature: {"layers": curvature.layers}, lambda kind, saved: kind(**saved)
+)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
+from kronops.files import register_savable
 from kronops.kfac.batches import as_choice
 from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.moving_average import Arrays, MovingAverage
@@ -262,6 +263,20 @@ class Estimator(ABC):
             if not any(backend_of(array).is_tracked(array) for array in values.values()):
                 self._cache[name] = (average, operator)
         return operator
+
+
+def _settings_and_state(estimator: Estimator) -> dict[str, Any]:
+    settings = {f.name: getattr(estimator, f.name) for f in fields(estimator) if f.init}
+    return {"settings": settings, "state": estimator.state_dict()}
+
+
+def _from_settings_and_state(kind: type[Estimator], saved: dict[str, Any]) -> Estimator:
+    estimator = kind(**saved["settings"])
+    estimator.load_state_dict(saved["state"])
+    return estimator
+
+
+register_savable(Estimator, _settings_and_state, _from_settings_and_state)
 
 
 def _as_pi(pi: Pi) -> Pi:
