@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-__all__ = ["Factor", "Kernels", "Machine", "Plan", "Step", "Sweep", "plan"]
+__all__ = ["Factor", "Kernels", "Machine", "Plan", "Step", "Sweep", "plan", "stretch"]
 
 
 class Factor(NamedTuple):
@@ -356,10 +356,15 @@ def _by_shrinkage(factors: Sequence[Factor], groups: Sequence[Group]) -> list[Gr
 
     def key(group: Group) -> tuple[float, int]:
         step = _step(factors, group, 1, 1)
-        stretch = 1 / max(step.columns, 1) - 1 / max(step.rows, 1)
-        return stretch, group.start if stretch < 0 else -group.start
+        order = stretch(step.rows, step.columns)
+        return order, group.start if order < 0 else -group.start
 
     return sorted(last_first, key=key)
+
+
+def stretch(rows: int, columns: int) -> float:
+    """``1/columns − 1/rows``: factors cost least in this order, those that shrink most first."""
+    return 1 / max(columns, 1) - 1 / max(rows, 1)
 
 
 # -- the model of time -----------------------------------------------------------------------------

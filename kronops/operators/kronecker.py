@@ -22,6 +22,7 @@ from kronops.operators.dense import DenseOperator, same
 from kronops.operators.identity import IdentityOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator
+from kronops.planning import stretch
 from kronops.scalars import (
     Scalar,
     as_scalar,
@@ -619,15 +620,10 @@ def _is_written_out(left: Factors, right: Factors) -> bool:
 def _multiplications(factors: Factors) -> int:
     """Of a product with one vector, by the factors that shrink it first."""
     size, total = math.prod(factor.shape[1] for factor in factors), 0
-    for rows, columns in sorted((f.shape for f in factors), key=_stretch):
+    for rows, columns in sorted((f.shape for f in factors), key=lambda shape: stretch(*shape)):
         total += size * rows
         size = size // max(columns, 1) * rows
     return total
-
-
-def _stretch(shape: tuple[int, int]) -> float:
-    rows, columns = shape
-    return 1 / max(columns, 1) - 1 / max(rows, 1)
 
 
 def _run(factors: Sequence[LinearOperator]) -> Any:
