@@ -16,7 +16,7 @@ from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.columns import scaled_norm
 from kronops.indexing import Index
-from kronops.kronecker_terms import first_product
+from kronops.kronecker_terms import factor_shapes
 from kronops.operator import LinearOperator
 from kronops.operators.adjoint import AdjointOperator, TransposedOperator
 from kronops.operators.chunkwise import ChunkwiseOperator
@@ -147,8 +147,7 @@ def complete_svd(triplets: Any) -> tuple[LinearOperator, Array, LinearOperator]:
 
 def frobenius_norm_of_sum(op: SumOperator) -> Array | None:
     """That of a sum of Kronecker products, by the vectors of their factors; else None."""
-    first = first_product(op)
-    shapes = () if first is None else tuple(factor.shape for factor in first.factors)
+    shapes = factor_shapes(op)
     tensor = rearrangement.of_terms(op, shapes) if shapes else None
     return None if tensor is None else scaled_norm(op.backend.xp, tensor.core)
 

@@ -19,7 +19,7 @@ from kronops.operators.sum import SumOperator
 from kronops.scalars import Scalar
 from kronops.scaling import outer
 
-__all__ = ["KroneckerTerm", "Shapes", "first_product", "kronecker_terms"]
+__all__ = ["KroneckerTerm", "Shapes", "factor_shapes", "first_product", "kronecker_terms"]
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -40,6 +40,12 @@ def first_product(op: Any) -> KroneckerOperator | KroneckerSumOperator | None:
     if isinstance(op, (KroneckerEigenOperator, KroneckerSchurOperator)):
         return first_product(op.base)
     return op if isinstance(op, (KroneckerOperator, KroneckerSumOperator)) else None
+
+
+def factor_shapes(op: LinearOperator) -> Shapes | None:
+    """The shapes of the factors of the first Kronecker product or sum in ``op``, or None."""
+    first = first_product(op)
+    return None if first is None else tuple(factor.shape for factor in first.factors)
 
 
 def kronecker_terms(op: LinearOperator, shapes: Shapes) -> list[KroneckerTerm] | None:

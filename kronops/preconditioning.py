@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 
-from kronops.kronecker_terms import KroneckerTerm, Shapes, first_product, kronecker_terms
+from kronops.kronecker_terms import KroneckerTerm, Shapes, factor_shapes, kronecker_terms
 from kronops.nearest import nearest_kronecker
 from kronops.operator import LinearOperator
 from kronops.operators.congruent import CongruentOperator
@@ -25,10 +25,9 @@ def inverse_near_sum(op: SumOperator) -> LinearOperator:
     at last the diagonal.
     """
     inverse = _known_inverse(op, op)
-    first = first_product(op)
-    if inverse is not None or first is None:
+    shapes = factor_shapes(op)
+    if inverse is not None or shapes is None:
         return inverse or _of_diagonal(op)
-    shapes = tuple(factor.shape for factor in first.factors)
     products = _products(op, shapes)
     for index, main in enumerate(products):
         rest = [*products[:index], *products[index + 1 :]]

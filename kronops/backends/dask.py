@@ -270,7 +270,7 @@ def _reshape(x: Array, shape: Any) -> Array:
         x = _contiguous(x)
     try:
         return da.reshape(x, shape)
-    except NotImplementedError:
+    except NotImplementedError:  # Dask's, where several chunked axes merge or split at once
         return da.reshape(da.reshape(x, (-1,)), shape)
 
 

@@ -105,7 +105,8 @@ def iterative_solve(
     if M is not None and not isinstance(M, LinearOperator):
         raise TypeError(f"M is a {type(M).__name__}: an operator is needed (DenseOperator(M))")
     op._require_square("a solve")
-    _wanted_and_seen(System.of("iterative_solve", op, b, x0), rtol, atol)  # or says what is hidden
+    system = System.of("iterative_solve", op, b, x0)
+    wanted, size = _wanted_and_seen(system, rtol, atol)  # or says what is hidden
     M = op._preconditioner() if M is None else M
     if op.hermitian:
         steps: list[Any] = []
@@ -118,23 +119,20 @@ def iterative_solve(
         x, _ = cg(op, b, x0, rtol=rtol, atol=atol, maxiter=maxiter, M=M, callback=count)
         iterations = len(steps)
     else:
-        x, iterations = _general(op, M, b, x0, rtol, atol, maxiter)
+        x, iterations = _general(op, M, system, wanted, size, maxiter)
     return _judged(op, b, x, iterations, rtol, atol)
 
 
 def _general(
     op: LinearOperator,
     M: LinearOperator,
-    b: Array,
-    x0: Array | None,
-    rtol: float,
-    atol: float,
+    system: System,
+    wanted: float,
+    size: float,
     maxiter: int | None,
 ) -> tuple[Array, int]:
     """By `lsmr` of ``op M y = b - op x0``, ``x = x0 + M y``."""
-    system = System.of("iterative_solve", op, b, x0)
     x, residual = system.start()
-    wanted, size = _wanted_and_seen(system, rtol, atol)
     if size <= wanted:
         return system.shown(x), 0
     btol = wanted / size
