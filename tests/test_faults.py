@@ -1,0 +1,29 @@
+"""The planted faults fit the project as it is: lines that move take their faults along."""
+
+from __future__ import annotations
+
+import collections
+
+from faults import ROOT, all_faults
+
+FAULTS = all_faults()
+
+
+def test_names_are_of_one_fault_each():
+    counts = collections.Counter(fault["name"] for fault in FAULTS)
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_each_replaces_text_that_occurs_once():
+    texts = {file: (ROOT / file).read_text() for file in {fault["file"] for fault in FAULTS}}
+    counts = {fault["name"]: texts[fault["file"]].count(fault["old"]) for fault in FAULTS}
+    assert {name: count for name, count in counts.items() if count != 1} == {}
+
+
+def test_each_changes_its_file():
+    assert [fault["name"] for fault in FAULTS if fault["old"] == fault["new"]] == []
+
+
+def test_the_files_of_tests_that_run_first_exist():
+    names = {name.partition("::")[0] for fault in FAULTS for name in fault.get("first", [])}
+    assert [name for name in sorted(names) if not (ROOT / "tests" / name).exists()] == []
