@@ -11,7 +11,15 @@ import math
 import sys
 from typing import Any
 
-from kronops import preconditioning, rearrangement, simultaneous, singular_vectors, spectrum, tree
+from kronops import (
+    mixed_products,
+    preconditioning,
+    rearrangement,
+    simultaneous,
+    singular_vectors,
+    spectrum,
+    tree,
+)
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.columns import scaled_norm
@@ -116,6 +124,11 @@ def spectral(basis: LinearOperator, eigenvalues: Array) -> LinearOperator:
         return basis.with_matrix(basis.backend.xp.matmul(basis.matrix * eigenvalues, adjoint))
     flat = basis.backend.xp.reshape(eigenvalues, (-1,))
     return ProductOperator((basis, DiagonalOperator(flat, check_finite=False), basis.H))
+
+
+def mixed_product(left: KroneckerOperator, right: KroneckerOperator) -> LinearOperator | None:
+    """The product of two Kronecker products as one of products of factors, where that pays."""
+    return mixed_products.mixed_product(left, right)
 
 
 def shift_kronecker(op: KroneckerOperator, scalar: Scalar) -> LinearOperator:

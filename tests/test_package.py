@@ -50,7 +50,7 @@ FLOORS = (
     ("kronops.operator",),
     ("kronops.files",),
     ("kronops.operators",),
-    ("kronops.kronecker_terms", "kronops.singular_vectors"),
+    ("kronops.kronecker_terms", "kronops.mixed_products", "kronops.singular_vectors"),
     ("kronops.rearrangement", "kronops.simultaneous"),
     ("kronops.nearest",),
     ("kronops.preconditioning",),

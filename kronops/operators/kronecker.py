@@ -22,7 +22,6 @@ from kronops.operators.dense import DenseOperator, same
 from kronops.operators.identity import IdentityOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator
-from kronops.planning import stretch
 from kronops.scalars import (
     Scalar,
     as_scalar,
@@ -34,7 +33,6 @@ from kronops.scalars import (
     unit_power,
 )
 from kronops.scaling import (
-    comfortable,
     dtype_exponent,
     kronecker,
     outer,
@@ -46,8 +44,6 @@ from kronops.scaling import (
 from kronops.vectors import as_layout, in_layout
 
 __all__ = ["KroneckerOperator", "as_factors", "kron"]
-
-Factors = tuple[LinearOperator, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -394,21 +390,10 @@ class KroneckerOperator(LinearOperator):
             return None
 
     def _times(self, other: LinearOperator) -> LinearOperator | None:
-        """The mixed product, ``(A ⊗ B)(C ⊗ D) = A C ⊗ B D``, of runs of factors that fit."""
+        """``(A ⊗ B)(C ⊗ D) = A C ⊗ B D``."""
         if not isinstance(other, KroneckerOperator) or self.layout != other.layout:
             return None
-        runs = _matching_runs(self.factors, other.factors)
-        if len(runs) == 1 and len(self.factors) + len(other.factors) > 2:
-            return None  # all of one by all of the other, which is the product of both
-        written_out = all(_is_written_out(*run) for run in runs)
-        if not written_out and not (self._products.moderate and other._products.moderate):
-            return None  # each keeps its factors in range by itself
-        factors, scalars = [], [self.scale, other.scale]
-        for left, right in runs:
-            factor, powers = _mixed(left, right)
-            factors.append(factor)
-            scalars.extend(powers)
-        return self._with(factors, *scalars)
+        return self._algebra.mixed_product(self, other)
 
     def _plus(self, other: LinearOperator) -> LinearOperator | None:
         """``A⊗B + A⊗C = A⊗(B + C)``, and ``A⊗I + I⊗B = A ⊕ B``."""
@@ -550,84 +535,6 @@ def _unscaled(op: LinearOperator) -> tuple[Scalar, LinearOperator]:
     if isinstance(op, ScaledOperator) and not is_array(op.scalar):
         return op.scalar, op.base
     return 1.0, op
-
-
-def _matching_runs(left: Factors, right: Factors) -> list[tuple[Factors, Factors]]:
-    """Pairs of runs, as short as they can be, whose inner sizes have the same product.
-
-    A factor of inner size one may stand beside no factor at all.
-    """
-    p = [factor.shape[1] for factor in left]
-    q = [factor.shape[0] for factor in right]
-    if 0 in p + q and p != q:
-        return [(left, right)]
-    runs = []
-    i = j = 0
-    while i < len(p) or j < len(q):
-        a, b = i, j
-        if p[a : a + 1] == q[b : b + 1]:
-            i, j = a + 1, b + 1
-        elif p[a : a + 1] == [1]:
-            i = a + 1
-        elif q[b : b + 1] == [1]:
-            j = b + 1
-        else:
-            i, j = a + 1, b + 1
-            while (gap := math.prod(p[a:i]) - math.prod(q[b:j])) != 0:
-                i, j = (i + 1, j) if gap < 0 else (i, j + 1)
-        runs.append((left[a:i], right[b:j]))
-    return runs
-
-
-def _mixed(left: Factors, right: Factors) -> tuple[LinearOperator, list[Scalar]]:
-    """The product of two runs of factors, and scalars that belong to it."""
-    if not (left and right):
-        return (left or right)[0], []
-    if not _is_written_out(left, right):
-        return _run(left) @ _run(right), []
-    members: tuple[Any, ...] = (*left, *right)
-    limit = dtype_exponent(members[0]._like)
-    powers = [factor._exponent() for factor in members]
-    if comfortable(powers, limit):
-        powers = [0] * len(powers)
-    near_one = [
-        factor.with_matrix(rescale(factor._entries, split(1.0, -power, limit)))
-        for factor, power in zip(members, powers, strict=True)
-    ]
-    a, b = _run(near_one[: len(left)]), _run(near_one[len(left) :])
-    matrix = a._matmat(b._entries) if len(right) == 1 else b.T._apply_last(a._entries)
-    made = DenseOperator(matrix, name="a product of factors", check_finite=False)
-    return made, split(1.0, sum(powers), limit)
-
-
-def _is_written_out(left: Factors, right: Factors) -> bool:
-    """Whether the product of two runs of matrices becomes a matrix, or is one factor anyway.
-
-    It does if products with it cost no more than with both runs. One of these is a single matrix,
-    so that nothing larger is made on the way.
-    """
-    if not (left and right):
-        return True
-    if min(len(left), len(right)) > 1:
-        return False
-    if not all(isinstance(factor, DenseOperator) for factor in (*left, *right)):
-        return False
-    rows = math.prod(factor.shape[0] for factor in left)
-    columns = math.prod(factor.shape[1] for factor in right)
-    return rows * columns <= _multiplications(left) + _multiplications(right)
-
-
-def _multiplications(factors: Factors) -> int:
-    """Of a product with one vector, by the factors that shrink it first."""
-    size, total = math.prod(factor.shape[1] for factor in factors), 0
-    for rows, columns in sorted((f.shape for f in factors), key=lambda shape: stretch(*shape)):
-        total += size * rows
-        size = size // max(columns, 1) * rows
-    return total
-
-
-def _run(factors: Sequence[LinearOperator]) -> Any:
-    return factors[0] if len(factors) == 1 else KroneckerOperator(factors)
 
 
 def _negative_corner(factor: LinearOperator) -> bool:
