@@ -437,7 +437,7 @@ def _lines(sweep: Sweep) -> list[str]:
         left = (sweep.before if sweep.whole else sweep.before_piece) * step.left
         right = step.right * (sweep.after if sweep.whole else sweep.after_piece)
         indent = "" if sweep.whole else "    "
-        kernel = ", in registers" if step.kind == "compiled" else ""
+        kernel = ", by a kernel" if step.kind == "compiled" else ""
         lines.append(
             f"{indent}{names} ({step.rows} x {step.columns}) on ({left}, {step.columns}, {right})"
             f"{kernel}"

@@ -284,5 +284,5 @@ class TestWords:
 
     def test_of_kernels(self):
         made = plan((Factor(8, 8),) * 3, 1, 64, MACHINE._replace(kernels=FAKE))
-        assert "in registers" in str(made)
+        assert "by a kernel" in str(made)
         assert "⊗" not in str(made)

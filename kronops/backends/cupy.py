@@ -1,7 +1,13 @@
-"""CuPy: cuSOLVER and cuBLAS, with their failures seen, and CuPy's current device."""
+"""CuPy: cuSOLVER and cuBLAS, with their failures seen, and CuPy's current device.
+
+Small Kronecker factors are applied by the kernel of `kronops.backends.cuda` where it is asked for.
+"""
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cupy
@@ -10,10 +16,16 @@ import cupyx.scipy.linalg
 import cupyx.scipy.sparse.linalg
 import numpy as np
 
-from kronops.backends.standard import Array, Backend
+from kronops.backends import cuda
+from kronops.backends.settings import current_settings
+from kronops.backends.standard import Array, Backend, Operand
 from kronops.errors import LinAlgError
+from kronops.planning import Machine, Plan, Step
 
 __all__ = ["CupyBackend"]
+
+_LOG = logging.getLogger("kronops")
+_SINGLE_AND_DOUBLE = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class CupyBackend(Backend):
@@ -104,6 +116,30 @@ class CupyBackend(Backend):
         except np.linalg.LinAlgError as error:
             raise LinAlgError("the eigenvalues did not converge") from error
 
+    # -- products with Kronecker factors -------------------------------------------------------
+
+    def machine(self, dtype: Any, numbers: int) -> Machine:
+        """With ``settings(compiled=True)``, the GPU's own and the fused kernel; not by default."""
+        dtype = np.dtype(dtype)
+        if not current_settings().compiled or dtype not in _SINGLE_AND_DOUBLE:
+            return super().machine(dtype, numbers)
+        return cuda.machine(_gpu(cupy.cuda.runtime.getDevice()), dtype.itemsize, numbers)
+
+    def program(
+        self, plan: Plan, operands: Sequence[Operand], given: Any, dtype: Any
+    ) -> Callable[[Array], Array]:
+        """With the factors of compiled steps packed, and their kernels compiled."""
+        bound = [
+            _FusedProduct(step, sweep.view(step), operand) if step.kind == "compiled" else operand
+            for operand, (sweep, step) in zip(operands, plan.steps, strict=True)
+        ]
+        return super().program(plan, bound, given, dtype)
+
+    def _apply_step(
+        self, kind: str, operand: Operand, x: Array, view: tuple[int, int, int]
+    ) -> Array:
+        return operand(x) if kind == "compiled" else super()._apply_step(kind, operand, x, view)
+
     # -- the solver library that goes with the arrays ------------------------------------------
 
     def contiguous(self, array: Array) -> Array:
@@ -113,3 +149,67 @@ class CupyBackend(Backend):
     def solver_library(self) -> Any:
         """`cupyx.scipy.sparse.linalg`."""
         return cupyx.scipy.sparse.linalg
+
+
+class _FusedProduct:
+    """The product of an array, of any shape, with the factors of a step, on the current stream."""
+
+    def __init__(self, step: Step, view: tuple[int, int, int], matrices: Sequence[Array]) -> None:
+        left, _, right = view
+        gpu = _gpu(cupy.cuda.runtime.getDevice())
+        self.dtype = matrices[0].dtype
+        self.kernel = cuda.Kernel(step.shapes, self.dtype.itemsize)
+        tile = self.kernel.tile(left, right, gpu.room)
+        assert tile is not None  # else the step is not compiled
+        self.shape = left, step.rows, right
+        self.sizes = left, right, tile.lefts, tile.rights, tile.room
+        self.blocks, self.bytes = self.kernel.blocks(tile, left, right, gpu), tile.bytes
+        self.entries = cupy.concatenate([matrix.T.ravel() for matrix in reversed(matrices)])
+        try:
+            self.function = _module(self.kernel.expression).get_function(self.kernel.expression)
+            self.function.max_dynamic_shared_size_bytes = gpu.room
+        except Exception as error:  # of the compiler, the driver, or a library that is missing
+            raise self._failure("compiled") from error
+
+    def __call__(self, x: Array) -> Array:
+        x = cupy.ascontiguousarray(x)
+        out = cupy.empty(self.shape, dtype=self.dtype)
+        arguments = (self.entries, x, out, *self.sizes)
+        try:
+            self.function((self.blocks,), (cuda.THREADS,), arguments, shared_mem=self.bytes)
+        except Exception as error:
+            raise self._failure("launched") from error
+        return out
+
+    def _failure(self, what: str) -> RuntimeError:
+        factors = ", ".join(f"{rows} x {columns}" for rows, columns in self.kernel.shapes)
+        return RuntimeError(
+            f"the CUDA kernel for factors of {factors} in {self.dtype}, asked for by "
+            f"kronops.backends.settings(compiled=True), could not be {what} (the error above says "
+            f"why); settings(compiled=False) does without it"
+        )
+
+
+@functools.cache
+def _module(expression: str) -> Any:
+    """The compiled source with one instance of its template; CuPy keeps it on disk, too."""
+    _LOG.info("compiling %s, unless CuPy has it on disk", expression)
+    return cupy.RawModule(
+        code=cuda.source(), options=("--std=c++17",), name_expressions=(expression,)
+    )
+
+
+@functools.cache
+def _gpu(device: int) -> cuda.Gpu:
+    """What the driver says of a device. It does not say how many units a multiprocessor has."""
+    about = cupy.cuda.Device(device).attributes
+    transfers = 2e3 * about["MemoryClockRate"]  # in a second: two in each cycle
+    cycles = 1e3 * about["ClockRate"]
+    return cuda.Gpu(
+        multiprocessors=about["MultiProcessorCount"],
+        shared=about["MaxSharedMemoryPerBlockOptin"],
+        shared_by_all=about["MaxSharedMemoryPerMultiprocessor"],
+        cache=about["L2CacheSize"],
+        bandwidth=transfers * about["GlobalMemoryBusWidth"] / 8,
+        flops=2 * 128 * cycles * about["MultiProcessorCount"],
+    )

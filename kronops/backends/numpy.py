@@ -90,7 +90,7 @@ class NumpyBackend(Backend):
     def machine(self, dtype: Any, numbers: int) -> Machine:
         """One core's; with kernels for vectors that are worth it, if Numba is installed."""
         machine = _MACHINES.get(np.dtype(dtype), _LOOPS)
-        if numbers < _WORTH_KERNELS or not current_settings().compiled:
+        if numbers < _WORTH_KERNELS or current_settings().compiled is False:
             return machine
         kernels = _kernels()
         return machine._replace(kernels=kernels and kernels.KernelsOf(np.dtype(dtype)))

@@ -13,10 +13,13 @@ __all__ = ["Settings", "current_settings", "settings"]
 
 
 class Settings(NamedTuple):
-    """``threads``: how many may work at a product; ``compiled``: whether kernels may be used."""
+    """``threads``: how many may work at a product; ``compiled``: whether by kernels of kronops.
+
+    ``compiled`` is None where nothing was said: NumPy then uses its kernels, and CuPy does not.
+    """
 
     threads: int
-    compiled: bool = True
+    compiled: bool | None = None
 
 
 def _threads_of_environment() -> int:
@@ -40,17 +43,20 @@ def current_settings() -> Settings:
 
 @contextlib.contextmanager
 def settings(*, threads: int | None = None, compiled: bool | None = None) -> Iterator[Settings]:
-    """Choose how products of NumPy arrays are carried out, inside a ``with``, in this thread.
+    """Choose how products of arrays are carried out, inside a ``with``, in this thread.
 
     Parameters
     ----------
     threads : int, optional
-        How many may work at a product; by default the processors, or what ``OMP_NUM_THREADS`` says.
-        Large products of two matrices are left to BLAS, which has threads of its own.
+        How many may work at a product of NumPy arrays; by default the processors, or what
+        ``OMP_NUM_THREADS`` says. Large products of two matrices are left to BLAS, which has
+        threads of its own.
     compiled : bool, optional
-        Whether small factors are applied by compiled kernels, as they are by default where Numba is
-        installed (the extra ``numba``). A kernel is compiled when it is first needed, with a line
-        in the log ``kronops``, and kept on disk. Results agree to rounding.
+        Whether small factors are applied by compiled kernels. To NumPy arrays they are by default
+        where Numba is installed (the extra ``numba``); to CuPy arrays, of single and double
+        precision, with True alone: that kernel has not been run on a GPU yet. A kernel is compiled
+        when it is first needed, with a line in the log ``kronops``, and kept on disk. Results agree
+        to rounding.
 
     Examples
     --------
