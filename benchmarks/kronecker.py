@@ -36,7 +36,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from cases import COLUMNS, DTYPES, GIBIBYTE, GROUPS, SIDES, Case, all_cases
@@ -51,7 +51,7 @@ from measuring import (
     save,
     seconds,
 )
-from peers import OURS, PEERS, Peer, Product, Unsupported, chain, version
+from peers import OURS, PEERS, Peer, Product, Unsupported, chain, kronops_product, version
 from threads import restart_with
 
 from kronops.backends import settings
@@ -63,9 +63,45 @@ FEWEST, MOST = 5, 100  # rounds, of all peers and of the last two
 TOLERANCES = {"float64": 1e-12, "float32": 2e-5}
 
 
+Clock = Callable[..., float]  # of a function, and of how many calls of it: seconds for one
+
+
+class Place(NamedTuple):
+    """Where arrays are, and how things are measured there."""
+
+    clock: Clock
+    host: Callable[[Any], np.ndarray]  # what a product gives, as a NumPy array
+    copy_seconds: Callable[[int], float]  # for so many bytes
+    peak_bytes: Callable[[Callable[[], Any]], int]
+    peak_flops: Callable[[str], float]  # of a dtype
+
+
+HOST = Place(
+    seconds,
+    np.asarray,
+    lambda count: copy_seconds(count, threads_used()),
+    peak_bytes,
+    peak_flops,
+)
+
+
 def main() -> None:
-    options = parsed()
+    options = parsed(__doc__, list(OURS))
+    if version(options.ours) is None:
+        raise SystemExit(f"--ours {options.ours} needs {options.ours}, which is not installed")
     restart_with(options.threads)
+    with settings(compiled=options.ours == "numba"):
+        compare(options, {"benchmark": "kronecker"}, OURS[options.ours], PEERS, HOST)
+
+
+def compare(
+    options: argparse.Namespace,
+    report: dict[str, Any],
+    ours: Callable[..., Product],
+    every: Sequence[Peer],
+    place: Place,
+) -> None:
+    """All cases and peers that the options name, into ``report``."""
     warnings.simplefilter("ignore")
     wanted = [
         case
@@ -73,10 +109,9 @@ def main() -> None:
         if any(matches(case, pattern) for pattern in options.cases)
     ]
     left_out = [case for case in wanted if case.bytes > options.memory * GIBIBYTE]
-    peers = [p for p in PEERS if any(fnmatch.fnmatch(p.name, f"*{w}*") for w in options.peers)]
-    peaks = {dtype: peak_flops(dtype) for dtype in options.dtype}
-    report: dict[str, Any] = {
-        "benchmark": "kronecker",
+    peers = [p for p in every if any(fnmatch.fnmatch(p.name, f"*{w}*") for w in options.peers)]
+    peaks = {dtype: place.peak_flops(dtype) for dtype in options.dtype}
+    report |= {
         "ours": options.ours,
         **environment(),
         "seconds": options.seconds,
@@ -94,9 +129,8 @@ def main() -> None:
         if case in left_out:
             print(f"{label(identity(case))}  left out: {case.bytes / GIBIBYTE:.1f} GiB of arrays")
             continue
-        with settings(compiled=options.ours == "numba"):
-            made = run(case, [p for p in peers if not p.missing], options.seconds, options.ours)
-        peaks[case.dtype] = max(peaks[case.dtype], peak_flops(case.dtype))
+        made = run(case, [p for p in peers if not p.missing], options.seconds, ours, place)
+        peaks[case.dtype] = max(peaks[case.dtype], place.peak_flops(case.dtype))
         report["cases"].append(made)
         for each in report["cases"]:  # the peak may have been disturbed when it was timed
             each["roof"] = share_of_roof(each, peaks)
@@ -113,16 +147,17 @@ def earlier(path: Path, peaks: dict[str, float]) -> list[dict[str, Any]]:
     return report["cases"]
 
 
-def parsed() -> argparse.Namespace:
+def parsed(description: str | None, ours: Sequence[str]) -> argparse.Namespace:
+    """What a script's user wants; ``ours``: the arrays that kronops may work on."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--cases", nargs="+", default=["*"], help=f"names like 8^6, or of {', '.join(GROUPS)}")
     add("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
     add("--columns", nargs="+", type=int, default=COLUMNS, help="how many vectors")
     add("--side", nargs="+", choices=SIDES, default=SIDES)
-    add("--ours", choices=OURS, default="numpy", help="kronops on which arrays (default: numpy)")
+    add("--ours", choices=ours, default=ours[0], help=f"kronops on which (default: {ours[0]})")
     add("--peers", nargs="+", default=["*"], help="parts of their names")
     add("--seconds", type=float, default=1.0, help="for the rounds of a case (default: 1)")
     add("--memory", type=float, default=1.0, help="GiB of a case's arrays, at most (default: 1)")
@@ -130,12 +165,10 @@ def parsed() -> argparse.Namespace:
     add("--quick", action="store_true", help="float64, 16 vectors, 0.2 seconds")
     add_options(parser)
     options = parser.parse_args()
-    if options.resume and not options.json:
-        parser.error("--resume needs the --json file")
-    if version(options.ours) is None:
-        parser.error(f"--ours {options.ours} needs {options.ours}, which is not installed")
     if options.quick:
         options.dtype, options.columns, options.seconds = ["float64"], [16], 0.2
+    if options.resume and not options.json:
+        parser.error("--resume needs the --json file")
     return options
 
 
@@ -146,25 +179,31 @@ def matches(case: Case, pattern: str) -> bool:
 # -- one case -------------------------------------------------------------------------------------
 
 
-def run(case: Case, peers: Sequence[Peer], budget: float, library: str = "numpy") -> dict[str, Any]:
+def run(
+    case: Case,
+    peers: Sequence[Peer],
+    budget: float,
+    prepare: Callable[..., Product] = kronops_product,
+    place: Place = HOST,
+) -> dict[str, Any]:
     """Everything that is reported of a case."""
     factors, x = case.arrays()
     exact = chain([factor.astype(float) for factor in factors], x.astype(float), case.side)
-    ours = OURS[library](factors, x, case.side)
-    if not right(np.asarray(ours()), exact, case.dtype):
+    ours = prepare(factors, x, case.side)
+    if not right(place.host(ours()), exact, case.dtype):
         raise AssertionError(f"kronops is wrong: {label(identity(case))}")
     found: dict[str, dict[str, Any]] = {}
     products: dict[str, Product] = {}
-    longest = max(LONGEST, 2 * FAR * seconds(ours))
+    longest = max(LONGEST, 2 * FAR * place.clock(ours))
     for peer in peers:
         with limited(longest):
-            product, problem = prepared(peer, factors, x, case, exact)
+            product, problem = prepared(peer, factors, x, case, exact, place.host)
         if product is None:
             found[peer.name] = {"left out": problem}
         else:
             products[peer.name] = product
     with no_collection():
-        mine, theirs, last = in_turns(ours, products, budget)
+        mine, theirs, last = in_turns(ours, products, budget, place.clock)
     return {
         **identity(case),
         "seconds": mine,
@@ -173,8 +212,8 @@ def run(case: Case, peers: Sequence[Peer], budget: float, library: str = "numpy"
         "ratio": last["ratio"],
         "last rounds": last,
         "flops": case.flops,
-        "copy seconds": copy_seconds((x.nbytes + exact.size * x.itemsize) // 2, threads_used()),
-        "memory": peak_bytes(ours) / case.allowed,
+        "copy seconds": place.copy_seconds((x.nbytes + exact.size * x.itemsize) // 2),
+        "memory": place.peak_bytes(ours) / case.allowed,
     }
 
 
@@ -185,12 +224,17 @@ def share_of_roof(made: dict[str, Any], peaks: dict[str, float]) -> float:
 
 
 def prepared(
-    peer: Peer, factors: list[np.ndarray], x: np.ndarray, case: Case, exact: np.ndarray
+    peer: Peer,
+    factors: list[np.ndarray],
+    x: np.ndarray,
+    case: Case,
+    exact: np.ndarray,
+    host: Callable[[Any], np.ndarray],
 ) -> tuple[Product | None, str]:
     """The peer's product, or why there is none."""
     try:
         product = peer.prepare(factors, x, case.side)
-        if right(np.asarray(product()), exact, case.dtype):
+        if right(host(product()), exact, case.dtype):
             return product, ""
     except Unsupported as reason:
         return None, str(reason)
@@ -225,16 +269,16 @@ def right(answer: np.ndarray, exact: np.ndarray, dtype: str) -> bool:
 
 
 def in_turns(
-    ours: Product, products: dict[str, Product], budget: float
+    ours: Product, products: dict[str, Product], budget: float, clock: Clock
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]], dict[str, Any]]:
     """Our times, every peer's beside ours of the same rounds, and the last rounds' outcome."""
-    once = {name: single_call(product) for name, product in products.items()}
+    once = {name: single_call(product, clock) for name, product in products.items()}
     if not once:
-        return times([seconds(ours) for _ in range(FEWEST)]), {}, {"fastest": None, "ratio": None}
-    calls = calls_for(single_call(ours))
+        return times([clock(ours) for _ in range(FEWEST)]), {}, {"fastest": None, "ratio": None}
+    calls = calls_for(single_call(ours, clock))
 
     def pair(name: str) -> tuple[float, float]:
-        return seconds(ours, calls), seconds(products[name], calls_for(once[name]))
+        return clock(ours, calls), clock(products[name], calls_for(once[name]))
 
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in products}
     fastest = min(once.values())
@@ -262,10 +306,10 @@ def rounds(budget: float) -> Iterator[int]:
         yield done
 
 
-def single_call(function: Callable[[], Any]) -> float:
+def single_call(function: Callable[[], Any], clock: Clock) -> float:
     """The shortest of three calls, unless the first took long."""
-    first = seconds(function)
-    return first if first > LONG else min(first, seconds(function), seconds(function))
+    first = clock(function)
+    return first if first > LONG else min(first, clock(function), clock(function))
 
 
 def times(values: Sequence[float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ import importlib.util
 import io
 import math
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,10 +26,19 @@ __all__ = [
     "Peer",
     "Product",
     "Unsupported",
+    "as_given",
     "chain",
+    "einsum",
+    "fastkron_by",
     "kronops_product",
     "numpy_chain",
+    "tensordot",
+    "torch_chain",
+    "torch_einsum",
+    "torch_tensordot",
     "version",
+    "views",
+    "with_torch",
 ]
 
 Factors = Sequence[Any]
@@ -75,6 +84,18 @@ def kronops_product(factors: list[np.ndarray], x: np.ndarray, side: str) -> Prod
 def chain(factors: Factors, x: Any, side: str) -> Any:
     """A batched product for each factor, on views ``(left, p, right)``: nothing is transposed."""
     shape = x.shape
+    for matrix, left, right in views(factors, shape, side):
+        if right == 1:
+            x = x.reshape(left, matrix.shape[1]) @ matrix.T
+        elif left == 1:
+            x = matrix @ x.reshape(matrix.shape[1], right)
+        else:
+            x = matrix @ x.reshape(left, matrix.shape[1], right)
+    return as_given(x, shape, side)
+
+
+def views(factors: Factors, shape: tuple[int, ...], side: str) -> Iterator[tuple[Any, int, int]]:
+    """Each matrix, from the first, and ``left`` and ``right`` of what it multiplies."""
     rows = side == "X @ K"
     left, right = 1, math.prod(shape)
     if rows and len(shape) > 1:
@@ -82,14 +103,8 @@ def chain(factors: Factors, x: Any, side: str) -> Any:
     for factor in factors:
         matrix = factor.T if rows else factor
         right //= matrix.shape[1]
-        if right == 1:
-            x = x.reshape(left, matrix.shape[1]) @ matrix.T
-        elif left == 1:
-            x = matrix @ x.reshape(matrix.shape[1], right)
-        else:
-            x = matrix @ x.reshape(left, matrix.shape[1], right)
+        yield matrix, left, right
         left *= matrix.shape[0]
-    return _as_given(x, shape, side)
 
 
 def shuffle(factors: Factors, x: Any, side: str) -> Any:
@@ -135,7 +150,7 @@ def as_tensor(factors: Factors, x: Any, side: str) -> Any:
     return x.reshape(*inner, *x.shape[1:]) if side == "K @ X" else x.reshape(*x.shape[:-1], *inner)
 
 
-def _as_given(x: Any, shape: tuple[int, ...], side: str) -> Any:
+def as_given(x: Any, shape: tuple[int, ...], side: str) -> Any:
     """``x`` as a vector or a matrix, like the ``shape`` that came in."""
     if len(shape) == 1:
         return x.reshape(-1)
@@ -146,7 +161,7 @@ def einsum(function: Callable[..., Any], factors: Factors, x: Any, side: str) ->
     """``function``, an einsum."""
     words = subscripts(len(factors), side, x.ndim > 1)
     tensor = as_tensor(factors, x, side)
-    return lambda: _as_given(function(words, *factors, tensor), x.shape, side)
+    return lambda: as_given(function(words, *factors, tensor), x.shape, side)
 
 
 # -- NumPy ----------------------------------------------------------------------------------------
@@ -180,20 +195,20 @@ def opt_einsum_expression(factors: list[np.ndarray], x: np.ndarray, side: str) -
     expression = opt_einsum.contract_expression(
         words, *factors, tensor.shape, constants=constants, optimize="auto"
     )
-    return lambda: _as_given(expression(tensor), x.shape, side)
+    return lambda: as_given(expression(tensor), x.shape, side)
 
 
 # -- PyTorch --------------------------------------------------------------------------------------
 
 
-def with_torch(prepare: Callable[..., Product]) -> Callable[..., Product]:
-    """``prepare`` for tensors on the CPU, without gradients."""
+def with_torch(prepare: Callable[..., Product], device: str = "cpu") -> Callable[..., Product]:
+    """``prepare`` for tensors on a device, without gradients."""
 
     def prepared(factors: list[np.ndarray], x: np.ndarray, side: str) -> Product:
         import torch
 
-        tensors = [torch.from_numpy(factor) for factor in factors]
-        product = prepare(tensors, torch.from_numpy(x), side)
+        tensors = [torch.from_numpy(factor).to(device) for factor in factors]
+        product = prepare(tensors, torch.from_numpy(x).to(device), side)
 
         def run() -> Any:
             with torch.inference_mode():
@@ -204,19 +219,16 @@ def with_torch(prepare: Callable[..., Product]) -> Callable[..., Product]:
     return prepared
 
 
-@with_torch
 def torch_chain(factors: Factors, x: Any, side: str) -> Product:
     return lambda: chain(factors, x, side)
 
 
-@with_torch
 def torch_tensordot(factors: Factors, x: Any, side: str) -> Product:
     import torch
 
     return lambda: tensordot(torch, factors, x, side)
 
 
-@with_torch
 def torch_einsum(factors: Factors, x: Any, side: str) -> Product:
     import torch
 
@@ -267,11 +279,16 @@ OURS: dict[str, Callable[..., Product]] = {
 def fastkron(factors: list[np.ndarray], x: np.ndarray, side: str) -> Product:
     from pyfastkron import fastkronnumpy
 
+    return fastkron_by(fastkronnumpy, factors, x, side)
+
+
+def fastkron_by(library: Any, factors: Factors, x: Any, side: str) -> Product:
+    """By FastKron's module for the arrays at hand."""
     if side == "K @ X":
         columns = x.reshape(x.shape[0], -1)
-        return lambda: fastkronnumpy.gekmm(factors, columns).reshape(-1, *x.shape[1:])
+        return lambda: library.gekmm(factors, columns).reshape(-1, *x.shape[1:])
     rows = x.reshape(-1, x.shape[-1])
-    return lambda: fastkronnumpy.gemkm(rows, factors).reshape(*x.shape[:-1], -1)
+    return lambda: library.gemkm(rows, factors).reshape(*x.shape[:-1], -1)
 
 
 def fastkron_vector(factors: list[np.ndarray], x: np.ndarray, side: str) -> Product:
@@ -346,9 +363,9 @@ PEERS = (
     Peer("NumPy tensordot", ("numpy",), numpy_tensordot),
     Peer("NumPy einsum", ("numpy",), numpy_einsum),
     Peer("opt_einsum", ("opt_einsum",), opt_einsum_expression),
-    Peer("PyTorch matmul", ("torch",), torch_chain),
-    Peer("PyTorch tensordot", ("torch",), torch_tensordot),
-    Peer("PyTorch einsum", ("torch",), torch_einsum),
+    Peer("PyTorch matmul", ("torch",), with_torch(torch_chain)),
+    Peer("PyTorch tensordot", ("torch",), with_torch(torch_tensordot)),
+    Peer("PyTorch einsum", ("torch",), with_torch(torch_einsum)),
     Peer("JAX matmul", ("jax",), with_jax(chain)),
     Peer("JAX einsum", ("jax",), jax_einsum),
     Peer("FastKron", ("pyfastkron",), fastkron),

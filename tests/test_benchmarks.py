@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import gpu
 import kronecker
 import numpy as np
 import page
@@ -43,6 +47,78 @@ def test_a_wrong_answer_is_seen():
     assert made["peers"]["liar"] == {"left out": "wrong answer"}
     assert made["fastest"] in made["peers"] and made["ratio"] > 0
     assert not kronecker.right(np.full(24, np.nan), dense_product(factors, x, "K @ X"), "float64")
+
+
+def test_another_place_measures_by_its_own_clock():
+    """As a GPU does: no time of the host's clock gets into the results."""
+    calls = []
+
+    def clock(function, count=1):
+        function()
+        calls.append(count)
+        return 3.0 if function is ours else 6.0
+
+    def prepare(*given):
+        nonlocal ours
+        ours = kronops_product(*given)
+        return ours
+
+    ours = None
+    place = kronecker.Place(clock, np.asarray, lambda count: 1e-9 * count, lambda f: 10, None)
+    case = Case("tiny", TINY[0], 4, "K @ X", "float64")
+    made = kronecker.run(case, [IN_NUMPY[1]], 0.0, prepare, place)
+    assert made["seconds"] == {"minimum": 3.0, "median": 3.0} and made["ratio"] == 2.0
+    assert made["copy seconds"] == 1e-9 * 8 * (case.sizes[0] + case.sizes[-1]) / 2
+    assert made["memory"] == 10 / case.allowed and set(calls) == {1}
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("prepare", [gpu.kronops_by_matmul, gpu.cupy_chain])
+def test_peers_of_the_gpu_that_know_no_library(prepare, side, columns):
+    case = Case("tiny", TINY[0], columns, side, "float64")
+    factors, x = case.arrays()
+    answer = prepare(factors, x, side)()
+    assert kronecker.right(gpu.to_host(Tensor(answer)), dense_product(factors, x, side), "float64")
+
+
+class Tensor:
+    """What PyTorch gives, for as much as `gpu.to_host` asks of it."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def cpu(self):
+        return self.array
+
+
+def test_cutensor_contracts_one_factor_after_another(monkeypatch):
+    """With NumPy's einsum in the place of cuTENSOR's contraction."""
+
+    def contraction(alpha, a, a_mode, b, b_mode, beta, out, out_mode):
+        assert (alpha, beta) == (1.0, 0.0) and a.flags.c_contiguous
+        np.einsum(f"{a_mode},{b_mode}->{out_mode}", a, b, out=out)
+
+    library = type(sys)("cupyx")
+    library.cutensor = type(sys)("cutensor")
+    library.cutensor.contraction = contraction
+    library.cutensor.create_mode = lambda *names: "".join(names)
+    monkeypatch.setitem(sys.modules, "cupy", np)
+    monkeypatch.setitem(sys.modules, "cupyx", library)
+    for side in SIDES:
+        for columns in (1, 4):
+            case = Case("tiny", TINY[0], columns, side, "float64")
+            factors, x = case.arrays()
+            answer = gpu.cutensor(factors, x, side)()
+            assert kronecker.right(answer, dense_product(factors, x, side), "float64")
+
+
+@pytest.mark.skipif(not gpu.missing_gpu(), reason="there is a GPU: it would be measured")
+def test_without_a_gpu_the_benchmark_says_so():
+    script = Path(gpu.__file__)
+    done = subprocess.run([sys.executable, script, "--quick"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("no GPU to measure: ") and "cupy" in done.stderr.lower()
 
 
 @pytest.mark.parametrize("side", SIDES)
