@@ -30,6 +30,7 @@ TITLES = {
     "numba": "NumPy, with the extra `numba`",
     "torch": "PyTorch, beside PyTorch",
     "jax": "JAX, beside JAX",
+    "cupy": "CuPy, with the kernel for small factors",
 }
 ORDER = list(TITLES)
 
@@ -154,7 +155,13 @@ def growth(report: Report) -> str:
     return f"![Seconds by n, theory dashed](_static/growth.png)\n\n{rows(report)}"
 
 
-SECTIONS = {"kronecker": kronecker, "solvers": rows, "inverses": rows, "growth": growth}
+SECTIONS = {
+    "kronecker": kronecker,
+    "gpu": kronecker,
+    "solvers": rows,
+    "inverses": rows,
+    "growth": growth,
+}
 
 
 # -- words -----------------------------------------------------------------------------------------
@@ -165,8 +172,10 @@ def picture_of(report: Report) -> str:
 
 
 def where(report: Report) -> str:
+    gpu = f"{report['gpu']}, and " if "gpu" in report else ""
     return (
-        f"Measured on {report['date']} on {report['cpu']} ({report['processors']} processors), "
+        f"Measured on {report['date']} on {gpu}{report['cpu']} "
+        f"({report['processors']} processors), "
         f"Python {report['python']}, {report['blas']}."
     )
 
@@ -199,7 +208,7 @@ def main() -> None:
 
     reports = results()
     for report in reports:
-        if report["benchmark"] == "kronecker":
+        if SECTIONS[report["benchmark"]] is kronecker:
             picture.ratios(report["cases"], PICTURES / picture_of(report))
         if report["benchmark"] == "growth":
             picture.growth(report["rows"], PICTURES / "growth.png")

@@ -323,6 +323,10 @@ def test_a_failure_names_the_setting():
         made(np.ones(64), 1, 1)
 
 
+def test_the_source_is_plain_text():
+    assert cuda.source().isascii()  # compilers of GPUs are asked in many locales
+
+
 # -- compiled for GPUs ----------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 // Several small Kronecker factors applied in one sweep over the memory of a GPU.
 //
 // An array seen as (left, p1 * ... * pm, right) becomes one seen as (left, q1 * ... * qm, right):
-// A1 ⊗ ... ⊗ Am multiplies its middle axis. A block of threads brings a tile of it, `lefts` by all
+// the Kronecker product of A1, ..., Am multiplies its middle axis. A block of threads brings a tile of it, `lefts` by all
 // rows by `rights`, to shared memory, multiplies it there by every factor, and writes it once.
 // A stage is a run of factors that one thread applies in its registers to numbers of its own.
 //
@@ -31,7 +31,7 @@ __device__ inline int slot(int i) {
 
 // -- in the registers of a thread -----------------------------------------------------------------
 
-// y = (I ⊗ matrix ⊗ I) x, with the columns of the matrix one after another.
+// y = (I x matrix x I) x, a Kronecker product, with the columns of the matrix one after another.
 template <int Before, int Rows, int Columns, int After, class T>
 __device__ inline void multiply(const T* matrix, const T (&x)[Before * Columns * After],
                                 T (&y)[Before * Rows * After]) {
