@@ -25,6 +25,7 @@ from kronops.planning import Machine, Plan, Step
 __all__ = ["CupyBackend"]
 
 _LOG = logging.getLogger("kronops")
+_LEAST = 1e11  # bytes and flops per second of a GPU whose driver tells no clock rates
 _SINGLE_AND_DOUBLE = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -210,6 +211,6 @@ def _gpu(device: int) -> cuda.Gpu:
         shared=about["MaxSharedMemoryPerBlockOptin"],
         shared_by_all=about["MaxSharedMemoryPerMultiprocessor"],
         cache=about["L2CacheSize"],
-        bandwidth=transfers * about["GlobalMemoryBusWidth"] / 8,
-        flops=2 * 128 * cycles * about["MultiProcessorCount"],
+        bandwidth=max(transfers * about["GlobalMemoryBusWidth"] / 8, _LEAST),
+        flops=max(2 * 128 * cycles * about["MultiProcessorCount"], _LEAST),
     )
