@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
@@ -47,7 +47,32 @@ def closed_form(op: LinearOperator) -> LinearOperator | None:
     if terms is None:
         return None
     terms = [KroneckerTerm(scale, tuple(map(_plain, factors))) for scale, factors in terms]
-    return _diagonal(terms, getattr(first, "layout", "in,out")) or _of_two(terms)
+    reference_of: References = functools.cache(_reference)  # both ways ask for the same ones
+    layout = getattr(first, "layout", "in,out")
+    return _diagonal(terms, layout, reference_of) or _of_two(terms, reference_of)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A definite factor ``F = L Lᴴ``, relative to which the others of its axis are taken.
+
+    Parameters
+    ----------
+    factor : LinearOperator
+        ``F``.
+    lower : LinearOperator
+        ``L``, lower triangular.
+    condition : float
+        About the condition number of ``F``, ``‖L‖² ‖L⁻¹‖² / n`` in the Frobenius norm; 1 where
+        nobody sees it.
+    """
+
+    factor: LinearOperator
+    lower: LinearOperator
+    condition: float
+
+
+References = Callable[[LinearOperator], Reference | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,29 +90,26 @@ class Axis:
     spectra : list of array
         The diagonals of the forms, if they are diagonal.
     condition : float
-        About the condition number of ``W Wᴴ``, ``‖W‖² ‖W⁻¹‖² / n``; 1 where nobody sees it.
+        Of the reference: that of ``W Wᴴ``.
     """
 
     vectors: LinearOperator
     duals: LinearOperator
     log_volume: Array | None
     spectra: list[Array]
-    condition: float = 1.0
-
-    @property
-    def whitens(self) -> bool:
-        """Whether ``W`` is not unitary."""
-        return self.log_volume is not None
+    condition: float
 
 
 # -- all terms diagonal ----------------------------------------------------------------------------
 
 
-def _diagonal(terms: list[KroneckerTerm], layout: str) -> LinearOperator | None:
+def _diagonal(
+    terms: list[KroneckerTerm], layout: str, reference_of: References
+) -> LinearOperator | None:
     """``(⊗ Wᵢ⁻ᴴ) diag(Σ cᵣ ⊗ dᵢᵣ) (⊗ Wᵢ⁻ᴴ)ᴴ``."""
     axes: list[Axis] = []
     for factors in zip(*(term.factors for term in terms), strict=True):
-        axis = _diagonalised(factors)
+        axis = _diagonalised(factors, reference_of)
         if axis is None:
             return None
         axes.append(axis)
@@ -96,25 +118,28 @@ def _diagonal(terms: list[KroneckerTerm], layout: str) -> LinearOperator | None:
         for index, term in enumerate(terms)
     ]
     values = functools.reduce(operator.add, parts)
-    if not any(axis.whitens for axis in axes):
+    if all(axis.log_volume is None for axis in axes):
         bases = [axis.vectors for axis in axes]
         basis = KroneckerOperator(bases, layout=layout, check_finite=False)
         return KroneckerEigenOperator.from_basis(basis, values)
     return _congruent(DiagonalOperator(values, check_finite=False), axes)
 
 
-def _diagonalised(factors: Sequence[LinearOperator]) -> Axis | None:
+def _diagonalised(factors: Sequence[LinearOperator], reference_of: References) -> Axis | None:
     """The factors of one axis in diagonal form: by a unitary basis, else the best-conditioned."""
     distinct, places = _distinct(factors)
     identity = IdentityOperator(factors[0].shape[0], like=factors[0]._like)
-    lowers = [(_lower(factor), factor) for factor in distinct if not _alike(factor, identity)]
-    definite = [(lower, factor) for lower, factor in lowers if lower is not None]
-    for lower, reference in [(identity, None), *sorted(definite, key=lambda way: _spread(way[0]))]:
-        rest = [identity if f is reference else _whitened(f, lower) for f in distinct]
+    found = [reference_of(factor) for factor in distinct if not _alike(factor, identity)]
+    definite = [reference for reference in found if reference is not None]
+    definite.sort(key=lambda reference: reference.condition)
+    for reference in [Reference(identity, identity, 1.0), *definite]:
+        rest = [
+            identity if f is reference.factor else _whitened(f, reference.lower) for f in distinct
+        ]
         made = _common_eigenbasis(rest)
         if made is not None:
             spectra, basis = made
-            return _axis(lower, basis, [spectra[place] for place in places])
+            return _axis(reference, basis, [spectra[place] for place in places])
     return None
 
 
@@ -131,15 +156,6 @@ def _distinct(factors: Sequence[LinearOperator]) -> tuple[list[LinearOperator], 
 
 def _alike(left: LinearOperator, right: LinearOperator) -> bool:
     return same(left, right) or all(isinstance(op, IdentityOperator) for op in (left, right))
-
-
-def _spread(lower: LinearOperator) -> float:
-    """The root of the condition number, estimated from below by the diagonal of ``L``."""
-    diagonal = lower.backend.values(lower._diagonal())
-    if diagonal is None or isinstance(lower, IdentityOperator):
-        return 1.0
-    xp = lower.backend.xp
-    return float(xp.max(xp.abs(diagonal)) / xp.min(xp.abs(diagonal)))
 
 
 def _common_eigenbasis(
@@ -190,7 +206,7 @@ def _commuting(matrices: list[Array], like: DenseOperator) -> LinearOperator | N
 # -- two terms, one of them general ----------------------------------------------------------------
 
 
-def _of_two(terms: list[KroneckerTerm]) -> LinearOperator | None:
+def _of_two(terms: list[KroneckerTerm], reference_of: References) -> LinearOperator | None:
     """``A ⊗ B + C ⊗ D`` with a definite factor on each axis and others that are general.
 
     Relative to ``C`` and ``D`` it is a Kronecker product plus a multiple of the identity, relative
@@ -201,20 +217,22 @@ def _of_two(terms: list[KroneckerTerm]) -> LinearOperator | None:
     count = len(terms[0].factors)
     choices = [(1,) * count, (0,) * count] + ([(1, 0), (0, 1)] if count == 2 else [])
     for choice in choices:  # of the term that gives the reference of each axis
-        pairs = [(terms[i].factors[axis], terms[1 - i]) for axis, i in enumerate(choice)]
-        lowers = [lower for reference, _ in pairs if (lower := _lower(reference)) is not None]
-        if len(lowers) < count:
+        found = [reference_of(terms[i].factors[axis]) for axis, i in enumerate(choice)]
+        references = [reference for reference in found if reference is not None]
+        if len(references) < count:
             continue
+        others = [terms[1 - i] for i in choice]
         rest = [
-            _whitened(other.factors[axis], lower)
-            for axis, (lower, (_, other)) in enumerate(zip(lowers, pairs, strict=True))
+            _whitened(other.factors[axis], reference.lower)
+            for axis, (reference, other) in enumerate(zip(references, others, strict=True))
         ]
+        lowers = [reference.lower for reference in references]
         identities = [IdentityOperator(lower.shape[0], like=lower._like) for lower in lowers]
-        axes = [_axis(*pair, []) for pair in zip(lowers, identities, strict=True)]
+        axes = [_axis(*pair, []) for pair in zip(references, identities, strict=True)]
         if len(set(choice)) == 1:
-            base = KroneckerOperator(rest, pairs[0][1].scale, check_finite=False)
+            base = KroneckerOperator(rest, others[0].scale, check_finite=False)
             return _congruent(base._shifted(terms[choice[0]].scale), axes)
-        parts = [other.scale * factor for factor, (_, other) in zip(rest, pairs, strict=True)]
+        parts = [other.scale * factor for factor, other in zip(rest, others, strict=True)]
         return _congruent(KroneckerSumOperator(parts), axes)
     return None
 
@@ -238,20 +256,19 @@ def _congruent(core: LinearOperator, axes: list[Axis]) -> LinearOperator:
     return CongruentOperator(core, duals, vectors, log_volume, condition)
 
 
-def _axis(lower: LinearOperator, basis: LinearOperator, spectra: list[Array]) -> Axis:
+def _axis(reference: Reference, basis: LinearOperator, spectra: list[Array]) -> Axis:
     """``W = L⁻ᴴ Q`` and ``W⁻ᴴ = L Q``."""
+    lower = reference.lower
     if isinstance(lower, IdentityOperator):
-        return Axis(basis, basis, None, spectra)
+        return Axis(basis, basis, None, spectra, reference.condition)
     xp = lower.backend.xp
     log_volume = xp.sum(xp.log(xp.abs(lower._diagonal())))
     if isinstance(lower, DiagonalOperator) and isinstance(basis, IdentityOperator):
-        return Axis(lower.inverse(), lower, log_volume, spectra, _spread(lower) ** 2)
+        return Axis(lower.inverse(), lower, log_volume, spectra, reference.condition)
     vectors = basis._to_dense()
     duals = DenseOperator(lower._matmat(vectors), "general", check_finite=False)
     solved = DenseOperator(_solved(lower, vectors, True), "general", check_finite=False)
-    seen = [lower.backend.values(op.matrix) for op in (duals, solved)]
-    condition = 1.0 if seen[0] is None or seen[1] is None else _condition(seen[0], seen[1])
-    return Axis(solved, duals, log_volume, spectra, condition)
+    return Axis(solved, duals, log_volume, spectra, reference.condition)
 
 
 def _whitened(factor: LinearOperator, lower: LinearOperator) -> LinearOperator:
@@ -278,38 +295,50 @@ def _solved(lower: LinearOperator, b: Array, adjoint: bool = False) -> Array:
     return backend.xp.astype(made, dtype, copy=False)
 
 
-def _lower(factor: LinearOperator) -> LinearOperator | None:
-    """``L`` with ``L Lᴴ = F``, lower triangular, of what is seen or claimed to be definite."""
+def _reference(factor: LinearOperator) -> Reference | None:
+    """The factor as a reference, if it is claimed or seen to be definite.
+
+    What is seen has to be far from semidefinite: of a condition number below ``eps ** (-3 / 4)``.
+    """
     if isinstance(factor, IdentityOperator):
-        return factor
+        return Reference(factor, factor, 1.0)
     if not factor.hermitian:
         return None
+    unseen = factor._tracked or factor.backend.values(factor._diagonal()) is None
     claimed = isinstance(factor, DenseOperator) and factor.assume == "positive definite"
-    diagonal = factor.backend.values(factor._diagonal())
-    if diagonal is None or factor._tracked:
-        return factor._cholesky() if claimed else None
+    if unseen and not claimed:
+        return None
+    lower = factor._cholesky() if unseen else _lower(factor)
+    if lower is None:
+        return None
+    condition = _condition(lower)
+    safe = condition < epsilon(lower._like) ** -0.75
+    return Reference(factor, lower, condition) if unseen or safe else None
+
+
+def _lower(factor: LinearOperator) -> LinearOperator | None:
+    """``L`` with ``L Lᴴ = F``, lower triangular; None if ``F`` is not definite."""
     if isinstance(factor, DiagonalOperator):
-        xp = factor.backend.xp
-        positive = bool(xp.all((xp.real(diagonal) if factor._complex else diagonal) > 0))
-        lower = factor._power(0.5) if positive else None
+        positive = bool(factor.backend.xp.all(_real(factor._flat) > 0))
+        return factor._power(0.5) if positive else None
+    try:
+        return factor._cholesky()
+    except LinAlgError:
+        return None
+
+
+def _condition(lower: LinearOperator) -> float:
+    """About the condition number of ``L Lᴴ``; 1 where nobody sees it."""
+    lower, n = lower._untracked, lower.shape[0]
+    matrix = lower._flat if isinstance(lower, DiagonalOperator) else lower._to_dense()
+    if lower.backend.values(matrix) is None:
+        return 1.0
+    if isinstance(lower, DiagonalOperator):
+        inverse = 1 / matrix
     else:
-        try:
-            lower = factor._cholesky()
-        except LinAlgError:
-            return None
-    return lower if lower is not None and _is_safe(lower) else None
-
-
-def _is_safe(lower: LinearOperator) -> bool:
-    """Whether ``L Lᴴ`` is far from a matrix that is semidefinite: κ below ``eps ** (-3 / 4)``."""
-    identity = lower.backend.xp.eye(lower.shape[0], dtype=lower.dtype, device=lower.device)
-    condition = _condition(lower._to_dense(), _solved(lower, identity))
-    return condition < epsilon(lower._like) ** -0.75
-
-
-def _condition(matrix: Array, inverse: Array) -> float:
-    """``‖A‖² ‖A⁻¹‖² / n`` in the Frobenius norm: about the condition number of ``A Aᴴ``."""
-    return (_size(matrix) * _size(inverse)) ** 2 / matrix.shape[0]
+        inverse = _solved(lower, lower.backend.xp.eye(n, dtype=lower.dtype, device=lower.device))
+    root = _size(matrix) * _size(inverse)
+    return root * root / n
 
 
 def _plain(factor: LinearOperator) -> LinearOperator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -189,6 +190,27 @@ def test_a_factor_of_zeros_in_single_precision():
     op = first + kron(np.asarray([[1, 0.5], [0.5, 3]], single), np.zeros((2, 2), single))
     np.testing.assert_allclose(op.solve(np.ones(4, single)), np.full(4, 1 / 6), rtol=1e-6)
     assert op.logdet() == pytest.approx(np.log(16 * 9), rel=1e-6)
+
+
+def test_long_diagonals_are_not_written_out():
+    n = 1000
+    lines = [kronops.DiagonalOperator(np.linspace(1.0, 2.0 + i, n)) for i in range(2)]
+    op = kron(lines[0], A) + kron(lines[1], C)
+    b = np.ones(3 * n)
+    tracemalloc.start()
+    try:
+        x = op.solve(b)
+        assert tracemalloc.get_traced_memory()[1] < 8 * n**2 / 4
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(op @ x, b, rtol=1e-10)
+
+
+def test_diagonals_whose_condition_number_no_float_holds():
+    line = np.asarray([1e-160, 1.0, 1e160])
+    op = kron(kronops.DiagonalOperator(line), A) + kron(np.eye(3), C)
+    want = sum(np.linalg.slogdet(entry * A + C).logabsdet for entry in line)
+    assert op.logdet() == pytest.approx(want, rel=1e-14)
 
 
 def test_solves_are_backward_stable_beside_ill_conditioned_terms():
