@@ -1,170 +1,33 @@
-"""The laws that every operator keeps, for authors of operators: `check_operator`.
-
-Each law is a function of a `Case`, an operator with its own dense matrix as the model. `LAWS` lists
-them in order; tests may run them one by one.
-"""
+"""The laws of what an operator computes: that of its matrix."""
 
 from __future__ import annotations
-
-import contextlib
-import copy
-import dataclasses
-import pickle
-import sys
-import warnings
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import scipy.linalg
 
-from kronops import tree
-from kronops.backends import backend_of
 from kronops.backends.standard import Array
-from kronops.errors import DensificationWarning, LinAlgError, LinAlgWarning
+from kronops.errors import LinAlgError
 from kronops.normals import Normals
-from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
 from kronops.operators.diagonal import DiagonalOperator
-from kronops.vectors import flatten, size_of
+from kronops.testing.case import Case, raises
+from kronops.vectors import flatten
 
-__all__ = ["LAWS", "Case", "check_operator"]
-
-Matrix = np.ndarray[Any, Any]
-
-
-def check_operator(op: LinearOperator, matrix: Any = None, seed: int = 0) -> None:
-    """Check everything that an operator promises against its dense matrix.
-
-    Parameters
-    ----------
-    op : LinearOperator
-        Small enough that its matrix can be formed many times: up to a few dozen rows.
-    matrix : array, optional
-        The matrix that the operator should have; by default what ``op.to_dense()`` says.
-    seed : int
-        Of the random probes.
-
-    Raises
-    ------
-    AssertionError
-        A law is broken; the message names it, the operator, and by how much.
-
-    Examples
-    --------
-    >>> import numpy as np, kronops
-    >>> from kronops.testing import check_operator
-    >>> check_operator(kronops.kron(np.ones((2, 3)), np.eye(2)))
-    """
-    if not isinstance(op, LinearOperator):
-        raise TypeError(f"op is a {type(op).__name__}: an operator is needed")
-    case = Case(op, matrix, seed)
-    for law in LAWS:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DensificationWarning)
-                warnings.simplefilter("ignore", LinAlgWarning)
-                law(case)
-        except Exception as error:
-            what = (law.__doc__ or law.__name__).splitlines()[0]
-            raise AssertionError(f"{op!r} breaks the law «{what}»: {error}") from error
-
-
-class Case:
-    """An operator, its matrix in NumPy, and probes of its own library.
-
-    Parameters
-    ----------
-    op : LinearOperator
-    matrix : array, optional
-        The matrix that it should have; by default what ``op.to_dense()`` says.
-    seed : int
-        Of the random probes.
-
-    Examples
-    --------
-    >>> import numpy as np, kronops
-    >>> from kronops.testing import LAWS, Case
-    >>> for law in LAWS:
-    ...     law(Case(kronops.DiagonalOperator(np.array([1.0, 2.0]))))
-    """
-
-    def __init__(self, op: LinearOperator, matrix: Any = None, seed: int = 0) -> None:
-        self.op = op
-        self.backend = op.backend
-        self.rng = np.random.default_rng(seed)
-        made = self.numpy(op.to_dense())
-        self.matrix: Matrix = made if matrix is None else np.asarray(matrix)
-        self.m, self.n = self.matrix.shape
-        self.eps = float(self.backend.xp.finfo(op.dtype).eps)
-        self.tiny = float(self.backend.xp.finfo(op.dtype).smallest_normal)
-        self.complex = self.backend.kind(op.dtype) == "complex floating"
-        self.square = self.m == self.n
-        with np.errstate(all="ignore"):
-            self.condition = np.linalg.cond(self.matrix) if self.square and self.n else 1.0
-        self.regular = self.square and self.condition < 0.01 / self.eps
-        top = float(self.backend.xp.finfo(op.dtype).max) ** 0.3
-        self.moderate = 1 / top < self.largest(self.matrix) < top
-        adjoint = self.matrix.conj().T
-        self.hermitian = self.square and bool(
-            np.all(np.abs(self.matrix - adjoint) <= 10 * self.eps * self.largest(self.matrix))
-        )
-
-    def probe(self, *shape: int, complex_: bool | None = None) -> tuple[Array, Matrix]:
-        """Random numbers as an array of the operator's library and as a NumPy array."""
-        values = self.rng.standard_normal(shape)
-        if self.complex if complex_ is None else complex_:
-            values = values + 1j * self.rng.standard_normal(shape)
-        array = self.array(values)
-        return array, self.numpy(array)
-
-    def array(self, values: Matrix) -> Array:
-        """A NumPy array as one of the operator's library, in its precision and on its device."""
-        xp = self.backend.xp
-        if self.eps > 1e-12:  # some libraries have no double precision
-            values = values.astype(np.complex64 if values.dtype.kind == "c" else np.float32)
-        made = self.backend.from_numpy(values, self.op.device)
-        complex_ = xp.result_type(self.op.dtype, xp.complex64)
-        return xp.astype(made, complex_ if values.dtype.kind == "c" else self.op.dtype)
-
-    def numpy(self, array: Array) -> Matrix:
-        """An array of the operator's library as a double precision NumPy array."""
-        assert backend_of(array) is self.backend, f"{type(array)} is not of {self.backend.name}"
-        host = self.backend.to_numpy(array)
-        return host.astype(np.complex128 if host.dtype.kind == "c" else np.float64)
-
-    @staticmethod
-    def largest(values: Matrix) -> float:
-        """The largest magnitude."""
-        return float(np.max(np.abs(values))) if values.size else 0.0
-
-    def close(self, got: Array, want: Any, scale: float | None = None, factor: float = 1.0) -> None:
-        """Equal up to rounding: ``20 eps (m + n)`` of the largest entry, times ``factor``.
-
-        Numbers below the normal ones may be zero: some processors, and JAX on all, make them so.
-        """
-        got = self.numpy(got)
-        want = np.asarray(want)
-        assert got.shape == want.shape, f"shape {got.shape}, not {want.shape}"
-        size = self.largest(want) if scale is None else scale
-        allowed = factor * 20 * self.eps * (self.m + self.n + 1) * size
-        error = max(self.largest(got - want) - 4 * self.tiny, 0.0)
-        assert error <= allowed, f"off by {error:.3g}, allowed {allowed:.3g}"
-
-
-def shape_and_dtype(case: Case) -> None:
-    """shape, dtype, device, domain and range shapes agree with the matrix"""
-    op = case.op
-    assert op.shape == (case.m, case.n), f"shape is {op.shape}, to_dense {(case.m, case.n)}"
-    assert all(type(size) is int for size in op.shape), "the sizes of shape are Python integers"
-    assert size_of(op.domain_shape) == case.n, f"domain_shape {op.domain_shape} is of another size"
-    assert size_of(op.range_shape) == case.m, f"range_shape {op.range_shape} is of another size"
-    dense = op.to_dense()
-    assert dense.dtype == op.dtype, f"to_dense is {dense.dtype}, the operator {op.dtype}"
-    assert case.backend.same_device(dense, op.device)
-    case.close(dense, case.matrix)
-    if op.hermitian:
-        assert case.hermitian, "it says hermitian and is not"
+__all__ = [
+    "adjoints",
+    "along_the_last_axis",
+    "arithmetic",
+    "exact_damping",
+    "exponentials",
+    "hermitian_functions",
+    "inverses",
+    "numbers",
+    "powers",
+    "products",
+    "samples",
+    "singular_values",
+    "structured_vectors",
+]
 
 
 def products(case: Case) -> None:
@@ -270,7 +133,7 @@ def numbers(case: Case) -> None:
     assert op.norm().dtype == case.backend.real_dtype(op.dtype), f"norm is {op.norm().dtype}"
     if not case.square:
         for name in ("trace", "diagonal", "slogdet", "inverse"):
-            _raises(ValueError, getattr(op, name))
+            raises(ValueError, getattr(op, name))
         return
     case.close(op.trace(), np.trace(m), unit * case.n)
     case.close(op.diagonal(), np.diagonal(m), unit)
@@ -287,7 +150,7 @@ def numbers(case: Case) -> None:
         if abs(sign - 1) < 1e-3:
             case.close(op.logdet(), logabsdet, spread, case.condition)
         elif abs(sign - 1) > 0.1:
-            _raises(LinAlgError, op.logdet)
+            raises(LinAlgError, op.logdet)
 
 
 def inverses(case: Case) -> None:
@@ -298,7 +161,7 @@ def inverses(case: Case) -> None:
     if not case.regular:
         if case.largest(m) == 0 and case.n:
             b, _ = case.probe(case.n)
-            _raises(LinAlgError, lambda: op.solve(b))
+            raises(LinAlgError, lambda: op.solve(b))
         return
     inverse = op.inverse()
     scale = case.largest(m)
@@ -339,7 +202,7 @@ def hermitian_functions(case: Case) -> None:
     if not case.square or not case.moderate:
         return
     if not case.hermitian:
-        _raises(LinAlgError, op.eigh)
+        raises(LinAlgError, op.eigh)
         return
     values, vectors = op.eigh()
     want = np.linalg.eigvalsh(m)
@@ -361,8 +224,8 @@ def hermitian_functions(case: Case) -> None:
         assert np.all(np.triu(dense, 1) == 0), "the Cholesky factor is not lower triangular"
         case.close((lower @ lower.H).to_dense(), m, case.largest(m) * case.n)
     elif want[0] < -10 * case.n * case.eps * abs(want).max():
-        _raises(LinAlgError, op.cholesky)
-        _raises(LinAlgError, lambda: op.power(0.5))
+        raises(LinAlgError, op.cholesky)
+        raises(LinAlgError, lambda: op.power(0.5))
 
 
 def exponentials(case: Case) -> None:
@@ -374,14 +237,14 @@ def exponentials(case: Case) -> None:
     exponential = (unit * op).expm()
     case.close(exponential.to_dense(), scipy.linalg.expm(unit * m) if case.n else m, 1.0)
     if not case.hermitian:
-        _raises(LinAlgError, op.logm)
+        raises(LinAlgError, op.logm)
         return
     values, vectors = np.linalg.eigh(m)
     if np.all(values > 10 * case.n * case.eps * case.largest(values)):
         want = (vectors * np.log(values)) @ vectors.conj().T
         case.close(op.logm().to_dense(), want, 1.0 + case.largest(want), case.condition)
     elif values[0] < -10 * case.n * case.eps * case.largest(values):
-        _raises(LinAlgError, op.logm)
+        raises(LinAlgError, op.logm)
 
 
 def singular_values(case: Case) -> None:
@@ -424,9 +287,9 @@ def exact_damping(case: Case) -> None:
     identity = DiagonalOperator(case.backend.xp.ones(case.n, dtype=op.dtype, device=op.device))
     case.close((op + value * identity).to_dense(), want)
     for value in (-1.0, float("nan"), float("inf")):
-        _raises(ValueError, op.damped, value)
+        raises(ValueError, op.damped, value)
     for other in (1j, "1", None, [1.0]):
-        _raises(TypeError, op.damped, other)
+        raises(TypeError, op.damped, other)
 
 
 def samples(case: Case) -> None:
@@ -436,7 +299,7 @@ def samples(case: Case) -> None:
         return
     smallest, largest = np.linalg.eigvalsh(m)[[0, -1]] if case.hermitian else (-1.0, 1.0)
     if smallest < -10 * case.n * case.eps * abs(largest):
-        _raises(LinAlgError, lambda: op.sample(np.random.default_rng(0)))
+        raises(LinAlgError, lambda: op.sample(np.random.default_rng(0)))
         return
     draws = op.sample(np.random.default_rng(0), (2, 3))
     assert draws.shape == (2, 3, case.n) and draws.dtype == op.dtype
@@ -464,134 +327,3 @@ class _Units(Normals):
         xp = self.backend.xp
         start, self.given = self.given, self.given + n
         return xp.eye(n, self.count, k=start, dtype=self.dtype, device=self.device)
-
-
-def nothing_is_shared(case: Case) -> None:
-    """inputs are not written to, outputs do not alias them, fields cannot be set"""
-    op = case.op
-    x, _ = case.probe(case.n, 2)
-    before = case.numpy(x).copy()
-    first = op @ x
-    kept = case.numpy(first).copy()
-    if case.m and case.n:
-        with contextlib.suppress(TypeError):  # some libraries' arrays cannot be written to
-            first[...] = 7.0
-        assert np.array_equal(case.numpy(x), before), "writing to the result changed the input"
-    assert np.array_equal(case.numpy(op @ x), kept), "the result shares memory with the operator"
-    for field in dataclasses.fields(op):
-        _raises(AttributeError, setattr, op, field.name, None)
-
-
-def copies(case: Case) -> None:
-    """pickle and deepcopy give the same operator, and so does taking it apart, as JAX does"""
-    x, _ = case.probe(case.n)
-    want = case.numpy(case.op @ x)
-    assert np.array_equal(case.numpy(copy.deepcopy(case.op) @ x), want)
-    kind = type(case.op)
-    parts, rest = tree.take_apart(case.op)
-    again = tree.put_together(kind, rest, parts.values())
-    assert np.allclose(case.numpy(again @ x), want, rtol=1e-4, atol=0)
-    importable = getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind
-    if case.backend.name == "numpy" and importable:  # pickle finds classes by their names
-        assert np.array_equal(case.numpy(pickle.loads(pickle.dumps(case.op)) @ x), want)
-
-
-def refusals(case: Case) -> None:
-    """what does not fit is refused in words: sizes, libraries, scalars, lists"""
-    op = case.op
-    x, _ = case.probe(case.n + 1)
-    assert str(case.n) in _raises(ValueError, lambda: op @ x)
-    _raises(ValueError, lambda: op.multiply(x))
-    _raises(TypeError, lambda: op @ [0.0] * case.n)
-    assert "@" in _raises(TypeError, lambda: op * op)
-    assert "damped" in _raises(TypeError, lambda: op + 1.0)
-    assert "DenseOperator" in _raises(TypeError, lambda: op + op.to_dense())
-    _raises(TypeError, lambda: op * "2")
-    _raises(ValueError, lambda: op * float("nan"))
-    if case.m * case.n:
-        assert "limit" in _raises(ValueError, lambda: op.to_dense(limit=0))
-
-
-def one_line(case: Case) -> None:
-    """repr is one line with class, shape, dtype and backend"""
-    text = repr(case.op)
-    assert "\n" not in text
-    for part in (type(case.op).__name__, str(case.op.shape), case.backend.name):
-        assert part in text
-
-
-def moves(case: Case) -> None:
-    """astype and to_device are explicit and keep the operator"""
-    op, xp = case.op, case.backend.xp
-    single = xp.complex64 if case.complex else xp.float32
-    if not case.moderate:
-        return
-    try:
-        cast = op.astype(single)
-    except OverflowError:  # the matrix is in range, but not every array of the operator
-        return
-    assert cast.dtype == single
-    error = case.largest(case.numpy(cast.to_dense()) - case.matrix)
-    assert error <= 1e-5 * (case.m + case.n) * case.largest(case.matrix)
-    case.close(op.to_device(op.device).to_dense(), case.matrix)
-    if case.complex:
-        _raises(ValueError, lambda: op.astype(xp.float64))
-
-
-def scipy_adapter(case: Case) -> None:
-    """to_scipy and scipy's aslinearoperator take NumPy operators as they are"""
-    if case.backend.name != "numpy":
-        return
-    library = case.backend.solver_library()
-    x, host = case.probe(case.n)
-    y, other = case.probe(case.m)
-    scale = case.largest(case.matrix)
-    for adapted in (case.op.to_scipy(), library.aslinearoperator(case.op)):
-        assert adapted.shape == case.op.shape and adapted.dtype == case.op.dtype
-        case.close(adapted.matvec(x), case.matrix @ host, scale * np.sum(np.abs(host)))
-        case.close(adapted.rmatvec(y), case.matrix.conj().T @ other, scale * np.sum(np.abs(other)))
-        case.close(adapted.matvec(x[:, None]), (case.matrix @ host)[:, None],
-                   scale * np.sum(np.abs(host)))  # fmt: skip
-
-
-def _raises(kind: type[Exception], function: Callable[..., Any], *arguments: Any) -> str:
-    """Assert that ``function(*arguments)`` raises ``kind``; its message.
-
-    Where values cannot be seen, it may do so when they are computed, or they are NaN.
-    """
-    try:
-        made = function(*arguments)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, where the NaN is made
-            for leaf in tree.leaves(made):
-                backend = backend_of(leaf)
-                unseen = backend.values(leaf) is None
-                if unseen and kind is LinAlgError and np.any(np.isnan(backend.to_numpy(leaf))):
-                    return "NaN"
-    except kind as error:
-        return str(error)
-    raise AssertionError(f"{kind.__name__} was not raised")
-
-
-LAWS: tuple[Callable[[Case], None], ...] = (
-    shape_and_dtype,
-    products,
-    along_the_last_axis,
-    adjoints,
-    structured_vectors,
-    arithmetic,
-    numbers,
-    inverses,
-    powers,
-    hermitian_functions,
-    exponentials,
-    singular_values,
-    exact_damping,
-    samples,
-    nothing_is_shared,
-    copies,
-    refusals,
-    one_line,
-    moves,
-    scipy_adapter,
-)
