@@ -21,17 +21,18 @@ DATA = ROOT / "tests" / "data"
 # Files, and the beginnings of the names of the cases in them that the tests use ("": all).
 USED = {
     "tf_fc_kfac": ("",),
-    "tf_fc_diagfactor_embedding": ("in_diag", "out_diag", "both_diag"),
+    "tf_fc_diagfactor_embedding": ("",),
     "tf_fc_diag": ("",),
     "tf_fc_multi_indep": ("",),
     "tf_fc_series": ("",),
+    "tf_scale_shift": ("",),
     "tf_ema": ("",),
     "tf_utils": ("pi_", "mat2d_", "posdef_", "matpower_", "kron"),
     "series_fT_table": ("",),
     "series_forward": ("",),
     "series_degenerate": ("",),
-    "kfac_jax_blocks": ("dense_", "repeated_", "naive_", "pi_", "ema"),
-    "curvlinops_kfac": ("kfac_mlp_", "ekfac_mlp_"),
+    "kfac_jax_blocks": ("dense_", "repeated_", "ss_", "naive_", "pi_", "ema"),
+    "curvlinops_kfac": ("kfac_mlp_", "ekfac_mlp_", "kfac_seq_"),
 }
 
 

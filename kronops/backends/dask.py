@@ -6,7 +6,9 @@ them is an error, or NaN, when a result is computed.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import types
 from collections.abc import Callable
 from typing import Any
@@ -95,6 +97,18 @@ class DaskBackend(Backend):
             task = dask.delayed(owner, pure=True, traverse=False)
             made = _map_whole(x, axis, like.shape[axis], like, _call_method, task, method)
         return _rechunked(made, x.chunks) if made.shape == x.shape else made
+
+    def segment_sum(self, values: Array, segments: Array, count: int) -> Array:
+        """The sum of those of the chunks."""
+        shape = (count, *values.shape[1:])
+        rows = values.rechunk(dict.fromkeys(range(1, values.ndim), -1))
+        chunks = rows.to_delayed().ravel(), segments.rechunk(rows.chunks[:1]).to_delayed()
+        task, meta = dask.delayed(_call, pure=True), _meta(values, shape, values.dtype)
+        parts = [
+            da.from_delayed(task("segment_sum", part, where, count), shape, meta=meta)
+            for part, where in zip(*chunks, strict=True)
+        ]
+        return functools.reduce(operator.add, parts)
 
     # -- factorisations, of matrices brought into one chunk ------------------------------------
 

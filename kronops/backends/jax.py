@@ -140,6 +140,10 @@ class JaxBackend(Backend):
 
     # -- factorisations ------------------------------------------------------------------------
 
+    def segment_sum(self, values: Array, segments: Array, count: int) -> Array:
+        """``jax.ops.segment_sum``."""
+        return jax.ops.segment_sum(values, segments, num_segments=count)
+
     def solve_triangular(
         self, matrix: Array, b: Array, *, lower: bool, adjoint: bool = False
     ) -> Array:

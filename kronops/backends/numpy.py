@@ -105,6 +105,14 @@ class NumpyBackend(Backend):
         ]
         return pieces.program(plan, functions, given, dtype)
 
+    def segment_sum(self, values: Array, segments: Array, count: int) -> Array:
+        """Sums of runs of the sorted rows."""
+        order = np.argsort(segments, kind="stable")
+        present, starts = np.unique(segments[order], return_index=True)
+        sums = np.zeros((count, *values.shape[1:]), values.dtype)
+        sums[present] = np.add.reduceat(values[order], starts, axis=0)
+        return sums
+
     def cholesky(self, matrix: Array) -> Array:
         """LAPACK's ``potrf``."""
         (potrf,) = get_lapack_funcs(("potrf",), dtype=self._lapack_dtype(matrix))

@@ -218,6 +218,30 @@ class Backend:
         """A NumPy array as an array of this library."""
         return self.xp.asarray(array.copy(), device=device)
 
+    # -- sums of rows --------------------------------------------------------------------------
+
+    def segment_sum(self, values: Array, segments: Array, count: int) -> Array:
+        """``(count, …)``: row ``k`` is the sum of the rows of ``values`` whose segment is ``k``.
+
+        The standard has no scatter. Here the rows are sorted, and each comes to hold the sum of 1,
+        2, 4, … rows of its segment that follow it, so that nothing is ever subtracted.
+        """
+        xp = self.xp
+        order = xp.argsort(segments)
+        found, sums = xp.take(segments, order), xp.take(values, order, axis=0)
+        rows, apart = values.shape[0], 1
+        column = (-1,) + (1,) * (values.ndim - 1)
+        while apart < rows:
+            same = xp.reshape(found[:-apart] == found[apart:], column)
+            added = xp.where(same, sums[apart:, ...], xp.zeros_like(sums[apart:, ...]))
+            sums = xp.concat([sums[:-apart, ...] + added, sums[-apart:, ...]])
+            apart *= 2
+        wanted = xp.arange(count, dtype=found.dtype, device=self.device(found))
+        first = xp.clip(xp.searchsorted(found, wanted), 0, rows - 1)
+        present = xp.reshape(xp.take(found, first) == wanted, column)
+        chosen = xp.take(sums, first, axis=0)
+        return xp.where(present, chosen, xp.zeros_like(chosen))
+
     # -- factorisations ------------------------------------------------------------------------
 
     def cholesky(self, matrix: Array) -> Array:

@@ -148,6 +148,10 @@ class TorchBackend(Backend):
 
     # -- factorisations ------------------------------------------------------------------------
 
+    def segment_sum(self, values: Array, segments: Array, count: int) -> Array:
+        """``index_add``."""
+        return values.new_zeros((count, *values.shape[1:])).index_add(0, segments, values)
+
     def cholesky(self, matrix: Array) -> Array:
         """``cholesky_ex``; NaN where the failure cannot be seen."""
         factor, info = torch.linalg.cholesky_ex(self.wide(matrix))

@@ -6,8 +6,20 @@ estimators of a network together. On top of `kronops`: nothing below imports thi
 
 from kronops.kfac.curvature import Curvature
 from kronops.kfac.dense_layer import DenseLayer
+from kronops.kfac.embedding_layer import EmbeddingLayer
 from kronops.kfac.estimator import Estimator
 from kronops.kfac.gradient_layer import GradientLayer
 from kronops.kfac.recurrent_layer import RecurrentLayer
+from kronops.kfac.scale_shift_layer import ScaleShiftLayer
+from kronops.kfac.shared_layer import SharedLayer
 
-__all__ = ["Curvature", "DenseLayer", "Estimator", "GradientLayer", "RecurrentLayer"]
+__all__ = [
+    "Curvature",
+    "DenseLayer",
+    "EmbeddingLayer",
+    "Estimator",
+    "GradientLayer",
+    "RecurrentLayer",
+    "ScaleShiftLayer",
+    "SharedLayer",
+]

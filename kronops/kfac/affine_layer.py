@@ -74,16 +74,20 @@ class AffineLayer(Estimator):
 
     def _statistics(self, batch: Batch) -> tuple[Arrays, int]:
         a, g = self._augmented_rows(batch)
-        uses, locations, examples, _ = a.shape
         if self._kinds:
-            repeats = uses * locations
-            rows = zip(SIDES, (a, g), self._kinds, strict=True)
-            factors = {side: second_moment(x, kind, repeats * examples) for side, x, kind in rows}
-            return factors, repeats
+            return self._factors(a, g, self._kinds)
+        examples = a.shape[2]
         if self.structure == "diagonal":
             return {"gradients": self._oriented(mean_square_gradient(a, g))}, 1
         slabs = (self._oriented(slab) for slab in gradient_slabs(a, g))
         return {"gradients": outer_moment(slabs, examples)}, 1
+
+    def _factors(self, a: Array, g: Array, kinds: tuple[str, str]) -> tuple[Arrays, int]:
+        """Means over all places where the layer is used, and how many each example has."""
+        uses, locations, examples, _ = a.shape
+        repeats = uses * locations
+        rows = zip(SIDES, (a, g), kinds, strict=True)
+        return {s: second_moment(x, kind, repeats * examples) for s, x, kind in rows}, repeats
 
     def _read(self, values: Arrays) -> Any:
         if self._kinds:
@@ -116,12 +120,16 @@ class AffineLayer(Estimator):
         known = self._eigenvalues
         if known is None or known.moments is not self._average:
             known = Eigenvalues.of(self._average, self._average.value(self.debias))
+        squares = {"eigenvalues": self._oriented(self._squares(batch, known))}
+        return replace(known, average=known.average.update(squares, 1, decay, weight))
+
+    def _squares(self, batch: Batch, known: Eigenvalues) -> Array:
+        """Mean squares, ``(in, out)``, of the examples' gradients in the basis of ``known``."""
         a, g = self._augmented_rows(batch)
         xp = backend_of(a).xp
         a = known.rotate("inputs", xp.reshape(a, (1, -1, *a.shape[2:])))
         g = known.rotate("output_gradients", xp.reshape(g, (g.shape[0], 1, -1, *g.shape[3:])))
-        squares = {"eigenvalues": self._oriented(mean_square_gradient(a, g))}
-        return replace(known, average=known.average.update(squares, 1, decay, weight))
+        return mean_square_gradient(a, g)
 
     def _kept(self, method: str) -> Any:
         if method != "ekfac" or not self._kinds:

@@ -15,7 +15,7 @@ from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.vectors import in_layout
 
-__all__ = ["as_moment", "as_operator", "outer_moment"]
+__all__ = ["as_moment", "as_operator", "half", "outer_moment"]
 
 
 def outer_moment(slabs: Iterable[Array], count: int) -> Array:
@@ -28,7 +28,7 @@ def as_moment(moment: Array, structure: str) -> Array:
     """What users see: the diagonal in its shape, or a matrix."""
     if structure == "diagonal":
         return moment
-    size = math.prod(_half(moment))
+    size = math.prod(half(moment))
     return backend_of(moment).xp.reshape(moment, (size, size))
 
 
@@ -41,10 +41,11 @@ def as_operator(
     return DenseOperator(
         as_moment(moment, structure),
         assume="symmetric",
-        domain_shape=in_layout(_half(moment), layout),
+        domain_shape=in_layout(half(moment), layout),
         name="the moment of gradients",
     )
 
 
-def _half(moment: Array) -> tuple[int, ...]:
+def half(moment: Array) -> tuple[int, ...]:
+    """The gradient's shape, from a full moment."""
     return tuple(moment.shape[: moment.ndim // 2])

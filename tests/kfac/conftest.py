@@ -1,6 +1,6 @@
-"""``golden`` lies one folder above."""
+"""``golden`` and ``libraries`` lie one folder above, ``layer_zoo`` beside."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]

@@ -17,7 +17,15 @@ import numpy as np
 import pytest
 
 from kronops import BlockDiagonalOperator, DenseOperator, DiagonalOperator, KroneckerOperator
-from kronops.kfac import Curvature, DenseLayer, GradientLayer, RecurrentLayer
+from kronops.kfac import (
+    Curvature,
+    DenseLayer,
+    EmbeddingLayer,
+    GradientLayer,
+    RecurrentLayer,
+    ScaleShiftLayer,
+    SharedLayer,
+)
 from kronops.kfac.moving_average import MovingAverage
 from kronops.vectors import flatten
 
@@ -75,7 +83,7 @@ def shares(damped: Any, undamped: Any) -> list[float]:
     return [float(np.mean(d.diagonal() - u.diagonal())) for d, u in pairs]
 
 
-def kronecker_block(layer: DenseLayer, case: dict[str, Any]) -> Answers:
+def kronecker_block(layer: Any, case: dict[str, Any]) -> Answers:
     meta = case["meta"]
     pi = "trace" if meta["pi_type"] == "tracenorm" else 1.0
     undamped = layer.operator()
@@ -109,6 +117,10 @@ def tf_fc_kfac(case: dict[str, Any]) -> Answers:
 def tf_fc_diagfactor_embedding(case: dict[str, Any]) -> Answers:
     meta = case["meta"]
     kinds = tuple("diagonal" if meta[key] else "full" for key in ("diag_in", "diag_out"))
+    if "ids" in case:
+        embedding = EmbeddingLayer(meta["vocab"])
+        embedding.update(case["ids"], case["g"])
+        return kronecker_block(embedding, case)
     layer = DenseLayer(meta["has_bias"], structure=kinds)
     layer.update(case["a"], case["g"])
     return kronecker_block(layer, case)
@@ -127,6 +139,22 @@ def tf_fc_diag(case: dict[str, Any]) -> Answers:
     return tensorflow_block(op, parameter_shaped(case, "v")) | {
         "cov": lambda: layer.moments,
         "damping_effective": lambda: float(np.mean(op.diagonal() - layer.moments.reshape(-1))),
+    }
+
+
+def tf_scale_shift(case: dict[str, Any]) -> Answers:
+    meta = case["meta"]
+    scale, shift = (tuple(meta[f"broadcast_dims_{name}"] or ()) for name in ("scale", "shift"))
+    axes = (scale, shift) if meta["has_shift"] else scale
+    structure = "full" if meta["block"].endswith("FullFB") else "diagonal"
+    layer = ScaleShiftLayer(shift=meta["has_shift"], axes=axes, structure=structure)
+    layer.update(case["x"], case["g"])
+    op, undamped = layer.operator(meta["damping"]), layer.operator()
+    added = op.diagonal() - undamped.diagonal()
+    return tensorflow_block(op, parameter_shaped(case, "v")) | {
+        "cov": lambda: layer.moments,
+        "full_undamped": lambda: undamped.to_dense(),
+        "damping_effective": lambda: float(np.mean(added)),
     }
 
 
@@ -279,6 +307,8 @@ def kfac_jax_blocks(case: dict[str, Any]) -> Answers:
     kinds = {
         "DenseTwoKroneckerFactored": jax_kronecker,
         "RepeatedDenseKroneckerFactored": jax_kronecker,
+        "ScaleAndShiftDiagonal": jax_scale_shift,
+        "ScaleAndShiftFull": jax_scale_shift,
         "utils.pi_adjusted_kronecker_factors": jax_pi,
         "WeightedMovingAverage": jax_ema,
     }
@@ -339,7 +369,21 @@ def jax_gradient(case: dict[str, Any]) -> Answers:
         layer = DenseLayer(meta["has_bias"], structure)
         for a, g, (decay, weight) in zip(case["a"], case["g"], meta["updates"], strict=True):
             layer.update(a, g, decay, weight)
-    undamped, op = layer.operator(), layer.operator(meta["damping"])
+    return jax_uncached_and_cached(layer, case)
+
+
+def jax_scale_shift(case: dict[str, Any]) -> Answers:
+    meta = case["meta"]
+    structure = "diagonal" if meta["block"].endswith("Diagonal") else "full"
+    axes = tuple(range(1, case["x"].ndim - 2))
+    layer = ScaleShiftLayer(meta["has_scale"], meta["has_shift"], axes, structure)
+    for x, g in zip(case["x"], case["g"], strict=True):
+        layer.update(x, g)
+    return jax_uncached_and_cached(layer, case)
+
+
+def jax_uncached_and_cached(layer: Any, case: dict[str, Any]) -> Answers:
+    undamped, op = layer.operator(), layer.operator(case["meta"]["damping"])
     answers: Answers = {
         "scale": lambda: 1.0,
         "dense_undamped": lambda: undamped.to_dense(),
@@ -378,7 +422,11 @@ def curvlinops_kfac(case: dict[str, Any]) -> Answers:
     """Parameters in PyTorch's order: the rows of the weights, then the bias."""
     meta = case["meta"]
     separate, ekfac = meta["separate_weight_and_bias"], meta["op"] == "EKFACLinearOperator"
-    layers = {name: DenseLayer(bias=not separate, layout="out,in") for name in meta["layers"]}
+    layers: dict[str, Any] = {
+        name: DenseLayer(bias=not separate, layout="out,in") for name in meta["layers"]
+    }
+    if case["X"].ndim == 3:
+        layers["0"] = SharedLayer(bias=True, sharing=meta["approx"], layout="out,in")
     curvature = Curvature(layers)
     batches = curvlinops_batches(case)
     curvature.update(batches)
@@ -451,11 +499,17 @@ def curvlinops_batches(case: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         return {n: (case[f"act_{n}"], squared**0.5 * case[f"outgrad_{n}"]) for n in names}
     weights, bias, readout, readout_bias = (case[f"param_{n}"] for n in meta["param_names"])
     hidden = np.tanh(case["X"] @ weights.T + bias)
-    odds = np.exp(hidden @ readout.T + readout_bias)
+    places = math.prod(hidden.shape[1:-1])  # of a sequence, which is averaged before the readout
+    pooled = hidden.mean(axis=1) if hidden.ndim == 3 else hidden
+    odds = np.exp(pooled @ readout.T + readout_bias)
     p = odds / odds.sum(axis=1, keepdims=True)
     draws = np.stack([p[:, [c]] ** 0.5 * (unit - p) for c, unit in enumerate(np.eye(2))])
-    draws = examples**0.5 * draws  # a sum over the examples, not a mean
-    return {"0": (case["X"], draws @ readout * (1 - hidden**2)), "2": (hidden, draws)}
+    if meta["reduction"] == "sum":  # over the examples, not a mean
+        draws = examples**0.5 * draws
+    back = draws @ readout / places
+    back = back[:, :, None, :] if hidden.ndim == 3 else back
+    first, last = meta["layers"]
+    return {first: (case["X"], back * (1 - hidden**2)), last: (pooled, draws)}
 
 
 def curvlinops_order(case: dict[str, Any]) -> Any:
@@ -479,12 +533,12 @@ def curvlinops_order(case: dict[str, Any]) -> Any:
 FILES = {
     answer.__name__: answer
     for answer in (
-        tf_fc_kfac, tf_fc_diagfactor_embedding, tf_fc_multi_indep, tf_fc_diag, tf_ema, tf_utils,
-        tf_fc_series, series_forward, kfac_jax_blocks, curvlinops_kfac,
+        tf_fc_kfac, tf_fc_diagfactor_embedding, tf_fc_multi_indep, tf_fc_diag, tf_scale_shift,
+        tf_ema, tf_utils, tf_fc_series, series_forward, kfac_jax_blocks, curvlinops_kfac,
     )
 }  # fmt: skip
 
-INPUTS = {"meta", "a", "g", "g_w", "g_b", "x", "X", "y", "v", "v_w", "v_b"}
+INPUTS = {"meta", "a", "g", "g_w", "g_b", "x", "X", "y", "v", "v_w", "v_b", "ids"}
 INPUTS |= {"M", "A", "B", "G", "w", "b", "left", "right", "decay"}
 
 NOT_PRODUCED = {
@@ -492,7 +546,7 @@ NOT_PRODUCED = {
     r"tf_ema .* var_after_reset": "there is no reset: a new estimator has no arrays yet",
     r"series_forward .* chain_.*": "the exact sum, of which both options are approximations",
     r"series_forward .* roundtrip_residual": "rounding of the dense computation, not an answer",
-    r"curvlinops_kfac .*_sep (det|logdet)": "the block is singular: README says to ignore them",
+    r"curvlinops_kfac .*_(sep|seq.*) (det|logdet)": "a singular block: README says to ignore them",
     r"curvlinops_kfac .* (param_.*|act_.*|outgrad_.*)": "inputs",
 }
 # Without much damping the moment of an almost constant series is inverted in single precision.
