@@ -22,10 +22,12 @@ from kronops.kfac.batches import (
     mean_square_gradient,
     second_moment,
 )
+from kronops.kfac.damping_gap import factored_gap
 from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.estimator import Batch, Estimator, Pi
 from kronops.kfac.gradient_moments import as_moment, as_operator, outer_moment
 from kronops.kfac.moving_average import Arrays
+from kronops.scalars import as_nonnegative
 
 __all__ = ["AffineLayer"]
 
@@ -109,6 +111,13 @@ class AffineLayer(Estimator):
         if not self._kinds or method != "factored":
             return operator.damped(damping)
         return operator.damped(damping / operator.scale, method, pi)
+
+    def damping_gap(self, damping: float, pi: Pi = "trace") -> float:  # noqa: D102
+        operator = self._kept("exact")
+        if not (self._kinds and isinstance(operator, KroneckerOperator)):
+            return super().damping_gap(damping, pi)
+        damping = as_nonnegative(damping, "damping")
+        return factored_gap(operator, damping, self._as_pi(pi))
 
     # -- EKFAC -----------------------------------------------------------------------------------
 

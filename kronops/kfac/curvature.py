@@ -7,9 +7,8 @@ from typing import Any, TypeVar
 
 from kronops import BlockDiagonalOperator
 from kronops.files import register_savable
-from kronops.kfac.eigenvalues import Eigenvalues
-from kronops.kfac.estimator import Estimator, Pi
-from kronops.kfac.moving_average import MovingAverage
+from kronops.kfac.diagnostics import Diagnostics
+from kronops.kfac.estimator import Estimator, Pi, brought
 
 __all__ = ["Curvature"]
 
@@ -21,8 +20,8 @@ class Curvature:
 
     Parameters
     ----------
-    layers : dict of str to estimator
-        At least one; vectors of the operator are dicts with the same names.
+    layers : dict of str to estimator, or to a dict of these
+        At least one; vectors of the operator are dicts with the same names, nested alike.
 
     Raises
     ------
@@ -52,13 +51,15 @@ class Curvature:
             )
         if not layers:
             raise ValueError("layers is empty: at least one layer is needed")
+        self.layers: dict[str, Estimator | Curvature] = {}
         for name, layer in layers.items():
-            if not (isinstance(name, str) and isinstance(layer, Estimator)):
+            part = Curvature(layer) if isinstance(layer, Mapping) else layer
+            if not (isinstance(name, str) and isinstance(part, (Estimator, Curvature))):
                 raise TypeError(
                     f"layers[{name!r}] is a {type(layer).__name__}: names are strings, and an "
                     f"estimator such as DenseLayer() is needed"
                 )
-        self.layers = dict(layers)
+            self.layers[name] = part
 
     def __repr__(self) -> str:
         return f"Curvature({self.layers!r})"
@@ -83,25 +84,14 @@ class Curvature:
         ValueError
             Names differ from those of the layers; a layer refuses its batch.
         """
-
-        def updated(name: str, layer: Estimator) -> MovingAverage:
-            return layer._updated(layer._arguments(batches[name]), decay, weight)
-
-        self._check_names(batches, "batches")
-        for name, average in self._each(updated).items():
-            self.layers[name]._average = average
+        self._take("_average", self._updated(self._arguments(batches), decay, weight))
 
     def update_eigenvalues(
         self, batches: Mapping[str, Any], decay: float | None = None, weight: float = 1.0
     ) -> None:
         """Update the eigenvalues of all layers, or none; see `Estimator.update_eigenvalues`."""
-
-        def updated(name: str, layer: Estimator) -> Eigenvalues | None:
-            return layer._updated_eigenvalues(layer._arguments(batches[name]), decay, weight)
-
-        self._check_names(batches, "batches")
-        for name, eigenvalues in self._each(updated).items():
-            self.layers[name]._eigenvalues = eigenvalues
+        updated = self._updated_eigenvalues(self._arguments(batches), decay, weight)
+        self._take("_eigenvalues", updated)
 
     @property
     def moments(self) -> dict[str, Any]:
@@ -115,6 +105,31 @@ class Curvature:
         blocks = self._each(lambda name, layer: layer.operator(damping, method, pi))
         return BlockDiagonalOperator(blocks)
 
+    def damping_gap(self, damping: float, pi: Pi = "trace") -> dict[str, Any]:
+        """For each layer how far its two dampings differ: `Estimator.damping_gap`."""
+        return self._each(lambda name, layer: layer.damping_gap(damping, pi))
+
+    def diagnostics(self, damping: float = 0.0, method: str = "exact") -> Diagnostics:
+        """Condition, ranks and extreme eigenvalues of each block, which print as a table.
+
+        Names of nested layers are joined by dots. See `Estimator.diagnostics`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kronops.kfac import Curvature, GradientLayer
+        >>> curvature = Curvature({"norm": GradientLayer(), "out": {"bias": GradientLayer()}})
+        >>> gradients = np.array([[1.0, 2.0]])
+        >>> curvature.update({"norm": gradients, "out": {"bias": gradients}})
+        >>> curvature.diagnostics(damping=1.0)
+        layer     size  smallest  largest  condition  stable rank  effective dimension
+        norm         2         1        4        2.5        1.062                  1.3
+        out.bias     2         1        4        2.5        1.062                  1.3
+        """
+        return Diagnostics(
+            _flat(self._each(lambda name, layer: layer.diagnostics(damping, method)))
+        )
+
     def merge(self, other: Curvature) -> Curvature:
         """A new curvature whose totals and weights are the sums of both."""
         if not isinstance(other, Curvature):
@@ -126,14 +141,50 @@ class Curvature:
         """The ``state_dict`` of each layer, by name."""
         return self._each(lambda name, layer: layer.state_dict())
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave, for all layers or for none."""
-        self._check_names(state, "state")
-        loaded = self._each(lambda name, layer: layer._loaded(state[name]))
-        for name, layer in self.layers.items():
-            layer.__dict__.update(loaded[name].__dict__)
+    def load_state_dict(
+        self, state: Mapping[str, Any], backend: str | None = None, device: Any = None
+    ) -> None:
+        """Take over what `state_dict` gave, for all layers or for none.
 
-    def _each(self, function: Callable[[str, Estimator], Result]) -> dict[str, Result]:
+        Arguments are those of `Estimator.load_state_dict`.
+        """
+        self._adopt(self._loaded(brought(state, backend, device)))
+
+    # -- what an estimator has too, so that curvatures nest ----------------------------------------
+
+    def _arguments(self, batches: Any) -> Any:
+        self._check_names(batches, "batches")
+        return batches
+
+    def _updated(self, batches: Any, decay: float | None, weight: float) -> dict[str, Any]:
+        return self._each(
+            lambda name, layer: layer._updated(layer._arguments(batches[name]), decay, weight)
+        )
+
+    def _updated_eigenvalues(
+        self, batches: Any, decay: float | None, weight: float
+    ) -> dict[str, Any]:
+        return self._each(
+            lambda name, layer: layer._updated_eigenvalues(
+                layer._arguments(batches[name]), decay, weight
+            )
+        )
+
+    def _take(self, attribute: str, values: dict[str, Any]) -> None:
+        for name, layer in self.layers.items():
+            layer._take(attribute, values[name])
+
+    def _loaded(self, state: Any) -> Curvature:
+        self._check_names(state, "state")
+        return Curvature(self._each(lambda name, layer: layer._loaded(state[name])))
+
+    def _adopt(self, loaded: Any) -> None:
+        for name, layer in self.layers.items():
+            layer._adopt(loaded.layers[name])
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _each(self, function: Callable[[str, Any], Result]) -> dict[str, Result]:
         """``function`` of every layer, before anything is made of the results."""
         results = {}
         for name, layer in self.layers.items():
@@ -157,3 +208,12 @@ class Curvature:
 register_savable(
     Curvature, lambda curvature: {"layers": curvature.layers}, lambda kind, saved: kind(**saved)
 )
+
+
+def _flat(nested: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """A dict by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, part in nested.items():
+        deeper = isinstance(part, dict)
+        flat |= _flat(part, f"{before}{name}.") if deeper else {f"{before}{name}": part}
+    return flat

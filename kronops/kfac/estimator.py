@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
-from kronops.backends import backend_of
+from kronops.backends import backend_named, backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.files import register_savable
 from kronops.kfac.batches import as_choice
+from kronops.kfac.diagnostics import BlockDiagnostics, diagnose
 from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.moving_average import Arrays, MovingAverage
 from kronops.scalars import as_nonnegative, as_scalar
 
-__all__ = ["Estimator"]
+__all__ = ["Estimator", "brought"]
 
 Batch = tuple[Any, ...]
 Pi = str | float
@@ -181,10 +182,65 @@ class Estimator(ABC):
         """
         damping = as_nonnegative(damping, "damping")
         as_choice(method, "method", ("factored", "exact", "ekfac"))
-        pi = _as_pi(pi)
-        if not isinstance(pi, str) and self.layout == "out,in":
-            pi = 1.0 / pi
-        return self._damped(self._kept(method), damping, method, pi)
+        return self._damped(self._kept(method), damping, method, self._as_pi(pi))
+
+    def damping_gap(self, damping: float, pi: Pi = "trace") -> float:
+        """How far the factored damping is from the exact one, relative to what is exact.
+
+        ``‖F_factored − F_exact‖_F / ‖F_exact‖_F``, which is 0 without factors and without damping,
+        and does not know EKFAC's eigenvalues. With factors ``c · A ⊗ G`` that get ``s`` and ``t``
+        the difference is ``c · (t A ⊗ I + s I ⊗ G)``, whose norm needs no more than the traces and
+        norms of ``A`` and ``G``. A series is written out for it, with a `DensificationWarning`.
+
+        Parameters
+        ----------
+        damping : float
+            A finite number ``λ ≥ 0``.
+        pi : "trace" or float
+            How factored damping is split, as in `operator`.
+
+        Raises
+        ------
+        ValueError
+            As `operator`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kronops.kfac import DenseLayer
+        >>> layer = DenseLayer()
+        >>> layer.update(np.array([[1.0]]), np.array([[2.0]]))  # (1 + 0.5) · (4 + 2) and 4 + 1
+        >>> layer.damping_gap(1.0)
+        0.8
+        """
+        exact = self.operator(damping, "exact")
+        gap = self.operator(damping, "factored", pi) - exact
+        return _quotient(float(gap.norm()), float(exact.norm()))
+
+    def diagnostics(self, damping: float = 0.0, method: str = "exact") -> BlockDiagnostics:
+        """Condition, ranks and extreme eigenvalues of the block, from its structure.
+
+        Parameters
+        ----------
+        damping : float
+            A finite number ``λ ≥ 0``, for the condition and the effective dimension.
+        method : {"exact", "ekfac"}
+            Whose eigenvalues: those of the factors' product, or of `update_eigenvalues`.
+
+        Notes
+        -----
+        The eigenvalues are listed in host memory. Those of a series, which structure does not tell,
+        are NaN; ``operator().eigh()`` writes its matrix out.
+
+        Raises
+        ------
+        ValueError
+            As `operator`.
+        """
+        damping = as_nonnegative(damping, "damping")
+        as_choice(method, "method", ("exact", "ekfac"))
+        operator = self._kept(method)
+        return diagnose(operator.shape[0], self._eigenvalues_of(operator), damping)
 
     def merge(self, other: Self) -> Self:
         """A new estimator whose totals and weights are the sums of both.
@@ -210,17 +266,46 @@ class Estimator(ABC):
         eigenvalues = known.state(self._average) if known else {}
         return {"estimator": repr(self), **self._average.state("moments"), **eigenvalues}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self, state: Mapping[str, Any], backend: str | None = None, device: Any = None
+    ) -> None:
         """Take over what `state_dict` of an estimator with the same settings gave.
+
+        Parameters
+        ----------
+        state : dict
+        backend : str, optional
+            The library that the arrays are brought to, by name (``"torch"``); as they are if not
+            given.
+        device : object, optional
+            The device that they are brought to.
 
         Raises
         ------
         ValueError, TypeError
             The state is of other settings, or not whole; nothing was loaded.
         """
-        self.__dict__.update(self._loaded(state).__dict__)
+        self._adopt(self._loaded(brought(state, backend, device)))
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _as_pi(self, pi: Pi) -> Pi:
+        """``pi`` for the factor that the layout puts first."""
+        pi = _as_pi(pi)
+        return pi if isinstance(pi, str) or self.layout == "in,out" else 1.0 / pi
+
+    def _eigenvalues_of(self, operator: Any) -> Any:
+        """All eigenvalues in NumPy; None where structure does not tell them."""
+        values = operator.eigh().eigenvalues
+        return backend_of(values).to_numpy(values)
+
+    def _take(self, attribute: str, value: Any) -> None:
+        """Take over what `_updated` or `_updated_eigenvalues` has made."""
+        setattr(self, attribute, value)
+
+    def _adopt(self, loaded: Any) -> None:
+        """Take over what `_loaded` has made."""
+        self.__dict__.update(loaded.__dict__)
 
     def _updated(self, batch: Batch, decay: float | None, weight: float) -> MovingAverage:
         statistics, repeats = self._statistics(batch)
@@ -277,6 +362,22 @@ def _from_settings_and_state(kind: type[Estimator], saved: dict[str, Any]) -> Es
 
 
 register_savable(Estimator, _settings_and_state, _from_settings_and_state)
+
+
+def brought(state: Any, backend: str | None, device: Any) -> Any:
+    """A state, or one of several layers, with its arrays in another library or on a device."""
+    if isinstance(state, Mapping):
+        return {name: brought(part, backend, device) for name, part in state.items()}
+    if not is_array(state) or state.ndim == 0:  # a number, which a file may have made an array
+        return state
+    home = backend_of(state)
+    if backend is not None:
+        return backend_named(backend).from_numpy(home.to_numpy(state), device)
+    return state if device is None else home.to_device(state, device)
+
+
+def _quotient(gap: float, size: float) -> float:
+    return gap / size if gap else 0.0
 
 
 def _as_pi(pi: Pi) -> Pi:

@@ -109,6 +109,10 @@ class RecurrentLayer(Estimator):
     def _damped(self, operator: Any, damping: float, method: str, pi: Pi) -> Any:
         return operator.damped(damping, method, pi)
 
+    def _eigenvalues_of(self, operator: Any) -> Any:
+        """None: the bases of a series are not orthogonal."""
+        return None
+
     def _updated_eigenvalues(
         self, batch: Batch, decay: float | None, weight: float
     ) -> Eigenvalues | None:
