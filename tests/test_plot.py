@@ -101,6 +101,19 @@ def test_eigenvalues_by_magnitude_with_negative_ones_apart(rng, ax):
     assert (ax.get_yscale(), ax.get_ylabel()) == ("log", "magnitude of the eigenvalue")
 
 
+def test_blocks_are_drawn_under_their_names(ax):
+    parts = [np.diag([3.0, 1.0]), kron(2 * np.eye(2), np.eye(2)), np.eye(1)]
+    inner = kronops.BlockDiagonalOperator({"norm": parts[0], "dense": parts[1]})
+    op = kronops.BlockDiagonalOperator({"encoder": inner, "head": parts[2]})
+    assert legend(plot.block_spectra(op, ax)) == ["encoder.norm", "encoder.dense", "head"]
+    assert points(ax.lines[0]) == [[1.0, 3.0], [2.0, 1.0]]
+    assert points(ax.lines[1]) == [[rank, 2.0] for rank in (1.0, 2.0, 3.0, 4.0)]
+    numbered = plot.block_spectra(kronops.block_diag(*parts[::2]), Figure().subplots())
+    assert legend(numbered) == ["0", "1"]
+    with pytest.raises(TypeError, match="operator is a KroneckerOperator: a BlockDiagonal"):
+        plot.block_spectra(parts[1], ax)
+
+
 def test_singular_values_of_what_is_not_hermitian(rng, ax):
     op = kron(rng.standard_normal((2, 3)), rng.standard_normal((2, 4)))
     (line,) = plot.spectrum(op, labels=["A ⊗ B"], ax=ax).lines

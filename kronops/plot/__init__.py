@@ -15,9 +15,9 @@ except ImportError as error:
         "kronops.plot draws with matplotlib, which is not installed: pip install kronops[plot]"
     ) from error
 
-from kronops.plot.curves import convergence, spectrum
+from kronops.plot.curves import block_spectra, convergence, spectrum
 from kronops.plot.trees import structure
 
-__all__ = ["convergence", "spectrum", "structure"]
+__all__ = ["block_spectra", "convergence", "spectrum", "structure"]
 
 del _matplotlib

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from matplotlib.ticker import MaxNLocator
 
 from kronops.backends import backend_of
 from kronops.operator import LinearOperator
+from kronops.operators.block_diagonal import BlockDiagonalOperator
 from kronops.plot.axes import as_axes
 
-__all__ = ["convergence", "spectrum"]
+__all__ = ["block_spectra", "convergence", "spectrum"]
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -75,6 +76,53 @@ def spectrum(
     axes.set(yscale="log", xlabel="rank in magnitude", ylabel=" or ".join(said.values()))
     axes.legend()
     return axes
+
+
+def block_spectra(operator: BlockDiagonalOperator, ax: Axes | None = None) -> Axes:
+    """The spectrum of each block, as `spectrum` draws it, under the name of the block.
+
+    Parameters
+    ----------
+    operator : BlockDiagonalOperator
+        For example what `kronops.kfac.Curvature.operator` gives. Names of blocks in blocks are
+        joined by dots; blocks without names are numbered.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure if not given.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    TypeError
+        ``operator`` has no blocks, or ``ax`` is no axes.
+    ValueError
+        A block has more than 10⁸ values.
+
+    Examples
+    --------
+    >>> import numpy as np, kronops, kronops.plot
+    >>> op = kronops.BlockDiagonalOperator({"scale": 2 * np.eye(2), "shift": np.eye(3)})
+    >>> [line.get_label() for line in kronops.plot.block_spectra(op).lines]
+    ['scale', 'shift']
+    """
+    if not isinstance(operator, BlockDiagonalOperator):
+        raise TypeError(
+            f"operator is a {type(operator).__name__}: a BlockDiagonalOperator is needed; "
+            f"spectrum draws others"
+        )
+    blocks = dict(_named_blocks(operator, ""))
+    return spectrum(*blocks.values(), labels=list(blocks), ax=ax)
+
+
+def _named_blocks(operator: LinearOperator, name: str) -> Iterator[tuple[str, LinearOperator]]:
+    if not isinstance(operator, BlockDiagonalOperator):
+        yield name, operator
+        return
+    names = operator.names or range(len(operator.operators))
+    for part, block in zip(names, operator.operators, strict=True):
+        yield from _named_blocks(block, f"{name}.{part}" if name else str(part))
 
 
 def convergence(histories: Mapping[str, Iterable[float]], ax: Axes | None = None) -> Axes:

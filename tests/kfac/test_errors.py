@@ -11,9 +11,18 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from kronops.kfac import Curvature, DenseLayer, GradientLayer, RecurrentLayer
+from kronops.kfac import (
+    Curvature,
+    DenseLayer,
+    EmbeddingLayer,
+    GradientLayer,
+    RecurrentLayer,
+    ScaleShiftLayer,
+    SharedLayer,
+)
 
 A, G = np.ones((6, 4)), np.ones((6, 2))
+IDS = np.arange(6)
 SERIES_A, SERIES_G = np.ones((3, 6, 4)), np.ones((3, 6, 2))
 
 
@@ -49,6 +58,13 @@ SETTINGS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: RecurrentLayer("1"), TypeError, "option is a str: an integer ≥ 1 is needed"),
     (lambda: RecurrentLayer(1, signed=None), ValueError, "signed = None: one of False, True"),
     (lambda: GradientLayer("kronecker"), ValueError, "structure = 'kronecker': one of 'diagonal'"),
+    (lambda: SharedLayer(sharing="mean"), ValueError, "sharing = 'mean': one of 'expand', 'red"),
+    (lambda: EmbeddingLayer(0), ValueError, "num_embeddings = 0: an integer ≥ 1 is needed"),
+    (lambda: EmbeddingLayer(3, structure="full"), ValueError, "structure = 'full': one of 'kron"),
+    (lambda: ScaleShiftLayer(False, False), ValueError, "scale and shift are both False"),
+    (lambda: ScaleShiftLayer(axes=1), TypeError, "axes is a int: a tuple of integers is needed"),
+    (lambda: ScaleShiftLayer(axes=(1.0,)), TypeError, "axes = (1.0,): a tuple of integers, or a"),
+    (lambda: ScaleShiftLayer(axes=(0, 1)), ValueError, "axes = (0, 1): axis 0 is the batch"),
     (lambda: Curvature({}), ValueError, "layers is empty: at least one layer is needed"),
     (lambda: Curvature([DenseLayer()]), TypeError, "layers is a list: a dict of names"),
     (lambda: Curvature({"a": DenseLayer}), TypeError, "layers['a'] is a ABCMeta: "),
@@ -68,6 +84,26 @@ UPDATES: list[tuple[Any, tuple[Any, ...], dict[str, Any], type[Exception], str]]
     (RecurrentLayer(1), (A, G), {}, ValueError, "inputs has shape (6, 4): (T, B, in) is needed"),
     (RecurrentLayer(1), (SERIES_A, SERIES_G[:2]), {}, ValueError,
      "(T, B, out) or (draws, T, B, out) is needed"),
+    (SharedLayer(), (A, G), {}, ValueError, "inputs has shape (6, 4): (B, S, in) is needed"),
+    (SharedLayer(), (SERIES_A, SERIES_G[:, :5]), {}, ValueError, "(B, S, out) or (draws, B, S, "),
+    (ScaleShiftLayer(), (A, G), {}, ValueError, "output_gradients has shape (6, 2): that of inputs "
+     "is needed, (6, 4), or (draws, 6, 4)"),
+    (ScaleShiftLayer(axes=(2,)), (A, A), {}, ValueError, "axes = (2,), but inputs has 2 axes: "
+     "different ones of 1 to 1 are needed"),
+    (ScaleShiftLayer(axes=(1, -1)), (A, A), {}, ValueError, "axes = (1, -1), but inputs has 2"),
+    (ScaleShiftLayer(axes=(-2,)), (A, A), {}, ValueError, "axes = (-2,), but inputs has 2 axes"),
+    (ScaleShiftLayer(), (A[:0], A[:0]), {}, ValueError, "inputs has shape (0, 4): an empty batch"),
+    (ScaleShiftLayer(), (np.asarray(1.0), A), {}, ValueError, "inputs has no axes: (B, …)"),
+    (EmbeddingLayer(3), (IDS, G), {}, ValueError, "inputs has the id 5: ids from 0 to 2 are "
+     "needed, for num_embeddings = 3"),
+    (EmbeddingLayer(9), (IDS - 1, G), {}, ValueError, "inputs has the id -1: ids from 0 to 8"),
+    (EmbeddingLayer(9), (IDS * 1.0, G), {}, TypeError, "inputs has dtype float64: integer ids"),
+    (EmbeddingLayer(9), (IDS > 1, G), {}, TypeError, "inputs has dtype bool: integer ids"),
+    (EmbeddingLayer(9), (IDS.tolist(), G), {}, TypeError, "inputs is a list: an array of integer"),
+    (EmbeddingLayer(9), (IDS[0], G), {}, ValueError, "inputs has no axes: ids of shape (B,)"),
+    (EmbeddingLayer(9), (IDS[:0], G), {}, ValueError, "inputs has shape (0,): an empty batch"),
+    (EmbeddingLayer(9), (IDS, G[:5]), {}, ValueError, "output_gradients has shape (5, 2), inputs "
+     "(6,): one gradient for each id is needed"),
     (GradientLayer(), (A[:0],), {}, ValueError, "gradients has shape (0, 4): an empty batch"),
     (GradientLayer(), (np.asarray(1.0),), {}, ValueError, "gradients has no axes: (B, …)"),
     (GradientLayer(), (A,), {"summed": 0}, ValueError, "summed = 0: an integer ≥ 1 is needed"),
