@@ -584,3 +584,34 @@ def test_only_the_standard_is_used(case: Case, layout: str) -> None:
         ours, theirs = (layer.operator(0.1, method).to_dense() for layer in (plain, strict))
         assert type(theirs) is type(array_api_strict.asarray(1.0))
         np.testing.assert_allclose(np.from_dlpack(theirs), ours, rtol=1e-9, atol=1e-12)
+
+
+# -- arrays as they come --------------------------------------------------------------------------
+
+
+@every_case
+def test_memory_may_have_gaps_and_any_order(case: Case) -> None:
+    batch = case.batch()
+    layer, strided = case.make(), case.make()
+    layer.update(*batch)
+    gaps = [np.repeat(x, 2, axis=-1)[..., ::2].copy(order="F")[::-1][::-1] for x in batch]
+    assert not any(x.flags.c_contiguous for x in gaps if x.ndim > 1)
+    strided.update(*gaps)
+    assert_same(strided, layer)
+
+
+@every_case
+def test_batch_of_one(case: Case) -> None:
+    """Twice the same example is that example."""
+    one = [np.take(x, [0], axis=case.axis) for x in case.batch()]
+    layer, twice = case.make(), case.make()
+    layer.update(*one)
+    twice.update(*[np.concatenate([x, x], axis=case.axis) for x in one])
+    assert_same(twice, layer)
+
+
+@every_case
+def test_empty_batch_says_so(case: Case) -> None:
+    layer = case.make()
+    with pytest.raises(ValueError, match="an empty batch has no mean"):
+        layer.update(*[np.take(x, [], axis=case.axis) for x in case.batch()])
