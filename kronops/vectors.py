@@ -14,11 +14,21 @@ from typing import Any
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 
-__all__ = ["LAYOUTS", "OutIn", "Shape", "as_layout", "flatten", "in_layout", "same_form", "size_of"]
+__all__ = [
+    "LAYOUTS",
+    "InChannels",
+    "OutIn",
+    "Shape",
+    "as_layout",
+    "flatten",
+    "in_layout",
+    "same_form",
+    "size_of",
+]
 
 Shape = Any  # tuple[int, ...] | list[Shape] | dict[str, Shape]
 Restore = Callable[[Array], Any]
-LAYOUTS = ("in,out", "out,in")
+LAYOUTS = ("in,out", "out,in", "in,channels")
 
 
 class OutIn(tuple[int, ...]):
@@ -33,13 +43,26 @@ class OutIn(tuple[int, ...]):
     """
 
 
+class InChannels(tuple[int, ...]):
+    """A shape ``(in, channels·multiplier)`` whose last axis may be given as two.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> shape = InChannels((9, 8))
+    >>> flat, restore = flatten(np.zeros((3, 3, 4, 2)), shape, shape)
+    >>> flat.shape, restore(flat).shape
+    ((72,), (3, 3, 4, 2))
+    """
+
+
 def in_layout(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
-    """``shape``, marked where its vectors are in PyTorch's layout."""
-    return OutIn(shape) if layout == "out,in" else shape
+    """``shape``, marked where its vectors are PyTorch's weights or depthwise kernels."""
+    return {"in,out": tuple, "out,in": OutIn, "in,channels": InChannels}[layout](shape)
 
 
 def as_layout(layout: str) -> str:
-    """One of the two layouts."""
+    """One of the layouts; ``"in,channels"``: kernels ``(kh, kw, in, multiplier)``."""
     if layout not in LAYOUTS:
         raise ValueError(f"layout = {layout!r}: one of {LAYOUTS} would do")
     return layout
@@ -106,6 +129,8 @@ def _flatten_array(v: Array, domain: Shape, range_: Shape, name: str) -> tuple[A
         result_shape: tuple[int, ...] = (size_of(range_),)
     elif isinstance(domain, OutIn):
         result_shape = (range_[0], *shape[1:]) if range_[1:] == domain[1:] else range_
+    elif isinstance(domain, InChannels):
+        result_shape = shape if range_ == domain else range_
     else:
         leading = shape[: len(shape) - len(domain) + 1]
         result_shape = (*leading, *range_[1:]) if range_[0] == domain[0] else range_
@@ -198,8 +223,9 @@ def _without_bias(domain: Shape) -> tuple[int, ...] | None:
     if not isinstance(domain, tuple) or len(domain) != 2:
         return None
     rows, columns = domain
-    weights = OutIn((rows, columns - 1)) if isinstance(domain, OutIn) else (rows - 1, columns)
-    return weights if min(weights) >= 0 else None
+    weights = (rows, columns - 1) if isinstance(domain, OutIn) else (rows - 1, columns)
+    kind: Any = type(domain)
+    return kind(weights) if min(weights) >= 0 else None
 
 
 def _bias_shape(domain: tuple[int, ...]) -> tuple[int, ...]:
@@ -210,6 +236,8 @@ def _folds(shape: tuple[int, ...], domain: tuple[int, ...]) -> bool:
     """Whether the leading axes of ``shape`` fold into the first of ``domain`` (trailing, last)."""
     if isinstance(domain, OutIn):
         return shape[:1] == domain[:1] and math.prod(shape[1:]) == domain[1]
+    if isinstance(domain, InChannels) and shape[-1:] != domain[1:]:
+        shape = (*shape[:-2], math.prod(shape[-2:]))
     leading = len(shape) - len(domain) + 1
     if leading < 1 or tuple(shape[leading:]) != domain[1:]:
         return False

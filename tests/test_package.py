@@ -63,6 +63,7 @@ FLOORS = (
 INTERNAL_OPERATORS = {
     "ChunkwiseOperator",
     "CongruentOperator",
+    "GroupedOperator",
     "KroneckerSchurOperator",
     "LowRankInverseOperator",
     "PermutationOperator",

@@ -4,9 +4,11 @@ One estimator for each kind of layer keeps moving averages of its moments; `Curv
 estimators of a network together. On top of `kronops`: nothing below imports this.
 """
 
+from kronops.kfac.conv_layer import ConvLayer
 from kronops.kfac.curvature import Curvature
 from kronops.kfac.dense_layer import DenseLayer
 from kronops.kfac.embedding_layer import EmbeddingLayer
+from kronops.kfac.depthwise_conv_layer import DepthwiseConvLayer
 from kronops.kfac.estimator import Estimator
 from kronops.kfac.gradient_layer import GradientLayer
 from kronops.kfac.recurrent_layer import RecurrentLayer
@@ -22,4 +24,11 @@ __all__ = [
     "RecurrentLayer",
     "ScaleShiftLayer",
     "SharedLayer",
+    "ConvLayer",
+    "Curvature",
+    "DenseLayer",
+    "DepthwiseConvLayer",
+    "Estimator",
+    "GradientLayer",
+    "RecurrentLayer",
 ]

@@ -128,13 +128,17 @@ class AffineLayer(Estimator):
             return None
         known = self._eigenvalues
         if known is None or known.moments is not self._average:
-            known = Eigenvalues.of(self._average, self._average.value(self.debias))
+            values = self._average.value(self.debias)
+            full = {side: values[side] for side in self._rotated}
+            known = Eigenvalues.of(self._average, full)
         squares = {"eigenvalues": self._oriented(self._squares(batch, known))}
         return replace(known, average=known.average.update(squares, 1, decay, weight))
 
     def _squares(self, batch: Batch, known: Eigenvalues) -> Array:
         """Mean squares, ``(in, out)``, of the examples' gradients in the basis of ``known``."""
-        a, g = self._augmented_rows(batch)
+        return self._squares_of(*self._augmented_rows(batch), known)
+
+    def _squares_of(self, a: Array, g: Array, known: Eigenvalues) -> Array:
         xp = backend_of(a).xp
         a = known.rotate("inputs", xp.reshape(a, (1, -1, *a.shape[2:])))
         g = known.rotate("output_gradients", xp.reshape(g, (g.shape[0], 1, -1, *g.shape[3:])))
@@ -150,16 +154,18 @@ class AffineLayer(Estimator):
                 "those of different bases)"
             )
 
-        def build(values: Arrays, repeats: int) -> KroneckerEigenOperator:
-            eigenvalues = values["eigenvalues"]
-            sizes = dict(zip(self._ordered(SIDES), eigenvalues.shape, strict=True))
-            bases = [
-                known.bases[side] if side in known.bases else IdentityOperator(n, like=eigenvalues)
-                for side, n in sizes.items()
-            ]
-            return KroneckerEigenOperator(bases, eigenvalues, layout=self.layout)
+        def build(values: Arrays, repeats: int) -> Any:
+            return self._eigen_operator(known.bases, values["eigenvalues"])
 
         return self._keep("eigenvalues", known.average, build)
+
+    def _eigen_operator(self, bases: Arrays, eigenvalues: Array) -> Any:
+        sizes = dict(zip(self._ordered(SIDES), eigenvalues.shape, strict=True))
+        made = [
+            bases[side] if side in bases else IdentityOperator(n, like=eigenvalues)
+            for side, n in sizes.items()
+        ]
+        return KroneckerEigenOperator(made, eigenvalues, layout=self.layout)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -169,6 +175,11 @@ class AffineLayer(Estimator):
         if self.structure == "kronecker":
             return ("full", "full")
         return self.structure if isinstance(self.structure, tuple) else None
+
+    @property
+    def _rotated(self) -> tuple[str, ...]:
+        kinds = zip(SIDES, self._kinds or (), strict=False)
+        return tuple(side for side, kind in kinds if kind == "full")
 
     def _augmented_rows(self, batch: Batch) -> tuple[Array, Array]:
         a, g = self._rows(*batch)

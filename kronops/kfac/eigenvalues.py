@@ -21,7 +21,8 @@ class Eigenvalues:
     Parameters
     ----------
     bases : dict of str to array
-        Eigenvectors of each full factor. A diagonal factor has the standard basis and no entry.
+        Eigenvectors of each full factor, or a stack of those of each group. A diagonal factor has
+        the standard basis and no entry.
     moments : MovingAverage or None
         The version of the moments that the bases diagonalise; None: one that is gone.
     average : MovingAverage
@@ -34,13 +35,13 @@ class Eigenvalues:
 
     @staticmethod
     def of(moments: MovingAverage, factors: Arrays) -> Eigenvalues:
-        """No squares yet, in the eigenbases of ``factors``, which are values of ``moments``."""
-        bases = {
-            side: backend_of(factor).eigh(factor)[1]
-            for side, factor in factors.items()
-            if factor.ndim == 2
-        }
+        """No squares yet, in the eigenbases of full ``factors``, values of ``moments``."""
+        bases = {side: _eigenvectors(factor) for side, factor in factors.items()}
         return Eigenvalues(bases, moments)
+
+    def of_group(self, group: int) -> Eigenvalues:
+        """The bases of one group of a stack, to rotate with."""
+        return Eigenvalues({side: basis[group, ...] for side, basis in self.bases.items()}, None)
 
     def rotate(self, side: str, x: Array) -> Array:
         """Vectors along the last axis of ``x``, in the basis of that side."""
@@ -72,13 +73,23 @@ class Eigenvalues:
         return {**self.average.state("eigenvalues"), "basis.current": current, **copies}
 
     @staticmethod
-    def from_state(state: Mapping[str, Any], moments: MovingAverage) -> Eigenvalues:
-        """The eigenvalues that `state` was called on."""
+    def from_state(
+        state: Mapping[str, Any], moments: MovingAverage, sides: tuple[str, ...]
+    ) -> Eigenvalues:
+        """The eigenvalues that `state` was called on, with bases for these sides."""
         bases = {}
-        for side, factor in moments.totals.items():
-            if factor.ndim == 2:
-                (basis,) = as_batch(**{f"basis.{side}": state[f"basis.{side}"]})
-                bases[side] = backend_of(basis).copy(basis)
+        for side in sides:
+            (basis,) = as_batch(**{f"basis.{side}": state[f"basis.{side}"]})
+            bases[side] = backend_of(basis).copy(basis)
         current = moments if state["basis.current"] else None
         average = MovingAverage.from_state(state, "eigenvalues", ("eigenvalues",))
         return Eigenvalues(bases, current, average)
+
+
+def _eigenvectors(factor: Array) -> Array:
+    """Of a symmetric matrix, or of each in a stack."""
+    backend = backend_of(factor)
+    if factor.ndim == 2:
+        return backend.eigh(factor)[1]
+    groups = [backend.eigh(factor[group, ...])[1] for group in range(factor.shape[0])]
+    return backend.xp.stack(groups)

@@ -74,6 +74,11 @@ class Estimator(ABC):
     def _names(self) -> tuple[str, ...]:
         """The statistics, named after the arguments that they are made of: errors show them."""
 
+    @property
+    def _rotated(self) -> tuple[str, ...]:
+        """The statistics in whose eigenbasis `update_eigenvalues` squares."""
+        return ()
+
     @abstractmethod
     def _statistics(self, batch: Batch) -> tuple[Arrays, int]:
         """The statistics of one batch, not yet averaged, and the layer's uses in each example."""
@@ -328,7 +333,9 @@ class Estimator(ABC):
         try:
             loaded._average = MovingAverage.from_state(state, "moments", self._names)
             if "basis.current" in state:
-                loaded._eigenvalues = Eigenvalues.from_state(state, loaded._average)
+                loaded._eigenvalues = Eigenvalues.from_state(
+                    state, loaded._average, loaded._rotated
+                )
         except KeyError as error:
             raise ValueError(f"state is not whole: {error} is missing") from error
         if unknown := state.keys() - loaded.state_dict().keys():
