@@ -14,6 +14,7 @@ import scipy.linalg
 
 import kronops
 from kronops.backends import backend_of
+from kronops.operators.grouped import GroupedOperator
 
 CASES: dict[str, Callable[[Maker], tuple[Any, np.ndarray]]] = {}
 
@@ -387,6 +388,35 @@ def blocks_dict(make):
 def blocks_rectangular(make):
     a, b = make.draw(2, 3), make.draw(3, 2)
     return kronops.block_diag(make(a), make(b)), block_diag(a, b)
+
+
+def in_groups(blocks: list[np.ndarray], inputs: int) -> np.ndarray:
+    """The matrix on vectors ``(inputs, groups·outputs)`` of blocks side by side."""
+    n = sum(len(block) for block in blocks)
+    order = np.arange(n).reshape(len(blocks), inputs, -1).swapaxes(0, 1).ravel()
+    return block_diag(*blocks)[np.ix_(order, order)]
+
+
+@case
+def groups_of_definite_products(make):
+    factors = [(make.definite(3), make.definite(2)) for _ in range(2)]
+    blocks = [kronops.kron(make(a), make(g)) for a, g in factors]
+    return GroupedOperator.of(blocks), in_groups([kron(a, g) for a, g in factors], 3)
+
+
+@case
+def groups_of_general_products(make):
+    factors = [(make.general(2), make.general(1)) for _ in range(3)]
+    blocks = [kronops.kron(make(a), make(g)) for a, g in factors]
+    op = GroupedOperator.of(blocks, "in,channels")
+    return op, in_groups([kron(a, g) for a, g in factors], 2)
+
+
+@case
+def groups_in_pytorchs_layout(make):
+    factors = [(make.definite(2), make.definite(3)) for _ in range(2)]
+    blocks = [kronops.KroneckerOperator(map(make, pair), layout="out,in") for pair in factors]
+    return GroupedOperator.of(blocks, "out,in"), block_diag(*(kron(g, a) for g, a in factors))
 
 
 # -- series ---------------------------------------------------------------------------------------
