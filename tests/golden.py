@@ -23,16 +23,18 @@ USED = {
     "tf_fc_kfac": ("",),
     "tf_fc_diagfactor_embedding": ("",),
     "tf_fc_diag": ("",),
+    "tf_conv_kfac": ("",),
+    "tf_conv_diag": ("",),
     "tf_fc_multi_indep": ("",),
     "tf_fc_series": ("",),
     "tf_scale_shift": ("",),
     "tf_ema": ("",),
-    "tf_utils": ("pi_", "mat2d_", "posdef_", "matpower_", "kron"),
+    "tf_utils": ("pi_", "mat2d_", "posdef_", "matpower_", "kron", "patches_"),
     "series_fT_table": ("",),
     "series_forward": ("",),
     "series_degenerate": ("",),
-    "kfac_jax_blocks": ("dense_", "repeated_", "ss_", "naive_", "pi_", "ema"),
-    "curvlinops_kfac": ("kfac_mlp_", "ekfac_mlp_", "kfac_seq_"),
+    "kfac_jax_blocks": ("",),
+    "curvlinops_kfac": ("kfac_mlp_", "ekfac_mlp_", "kfac_seq_", "kfac_conv_"),
 }
 
 

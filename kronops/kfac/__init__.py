@@ -7,8 +7,8 @@ estimators of a network together. On top of `kronops`: nothing below imports thi
 from kronops.kfac.conv_layer import ConvLayer
 from kronops.kfac.curvature import Curvature
 from kronops.kfac.dense_layer import DenseLayer
-from kronops.kfac.embedding_layer import EmbeddingLayer
 from kronops.kfac.depthwise_conv_layer import DepthwiseConvLayer
+from kronops.kfac.embedding_layer import EmbeddingLayer
 from kronops.kfac.estimator import Estimator
 from kronops.kfac.gradient_layer import GradientLayer
 from kronops.kfac.recurrent_layer import RecurrentLayer
@@ -16,19 +16,14 @@ from kronops.kfac.scale_shift_layer import ScaleShiftLayer
 from kronops.kfac.shared_layer import SharedLayer
 
 __all__ = [
+    "ConvLayer",
     "Curvature",
     "DenseLayer",
+    "DepthwiseConvLayer",
     "EmbeddingLayer",
     "Estimator",
     "GradientLayer",
     "RecurrentLayer",
     "ScaleShiftLayer",
     "SharedLayer",
-    "ConvLayer",
-    "Curvature",
-    "DenseLayer",
-    "DepthwiseConvLayer",
-    "Estimator",
-    "GradientLayer",
-    "RecurrentLayer",
 ]

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kronops.kfac import (
+    ConvLayer,
     DenseLayer,
+    DepthwiseConvLayer,
     EmbeddingLayer,
     GradientLayer,
     RecurrentLayer,
@@ -106,6 +108,23 @@ ZOO |= {
     for s in ("full", "diagonal")
     for which in ((True, True), (True, False), (False, True))
 }
+
+
+def conv_case(kind: Any, inputs: int, **settings: Any) -> Case:
+    """With one channel in each group, for then both layouts order patches alike."""
+
+    def batch() -> tuple[Any, ...]:
+        return RNG.normal(size=(2, B, 5, inputs)), RNG.normal(size=(2, B, 3, 4))
+
+    def make(**more: Any) -> Any:
+        return kind(3, 2, bias=True, uses=2, **settings, **more)
+
+    return Case(make, batch, METHODS, 1)
+
+
+ZOO |= {f"convolution, {s}": conv_case(ConvLayer, 1, structure=s) for s in STRUCTURES}
+ZOO |= {f"groups, {s}": conv_case(ConvLayer, 2, structure=s, groups=2) for s in STRUCTURES}
+ZOO |= {f"depthwise, {s}": conv_case(DepthwiseConvLayer, 4, structure=s) for s in STRUCTURES}
 
 
 def filled(case: Case, updates: int = 2, **settings: Any) -> Any:

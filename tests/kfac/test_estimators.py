@@ -31,7 +31,12 @@ from layer_zoo import (
 
 import kronops
 from kronops.backends.numpy import NumpyBackend
-from kronops.kfac import DenseLayer, GradientLayer, RecurrentLayer, batches
+from kronops.kfac import (
+    DenseLayer,
+    GradientLayer,
+    RecurrentLayer,
+    batches,
+)
 
 RNG = np.random.default_rng(3)
 every_case = pytest.mark.parametrize("case", ZOO.values(), ids=ZOO)

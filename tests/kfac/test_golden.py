@@ -18,6 +18,7 @@ import pytest
 
 from kronops import BlockDiagonalOperator, DenseOperator, DiagonalOperator, KroneckerOperator
 from kronops.kfac import (
+    ConvLayer,
     Curvature,
     DenseLayer,
     EmbeddingLayer,
@@ -27,6 +28,7 @@ from kronops.kfac import (
     SharedLayer,
 )
 from kronops.kfac.moving_average import MovingAverage
+from kronops.kfac.patches import Window
 from kronops.vectors import flatten
 
 Answers = dict[str, Callable[[], Any]]
@@ -135,6 +137,34 @@ def tf_fc_multi_indep(case: dict[str, Any]) -> Answers:
 def tf_fc_diag(case: dict[str, Any]) -> Answers:
     layer = DenseLayer(case["meta"]["has_bias"], structure="diagonal")
     layer.update(case["a"], case["g"])
+    return diagonal_block(layer, case)
+
+
+def convolution(case: dict[str, Any], structure: str) -> ConvLayer:
+    meta = case["meta"]
+    return ConvLayer(
+        case["v_w"].shape[:-2],
+        meta["strides"],
+        meta["padding"],
+        meta.get("dilation") or 1,
+        bias=meta["has_bias"],
+        structure=structure,
+    )
+
+
+def tf_conv_kfac(case: dict[str, Any]) -> Answers:
+    layer = convolution(case, "kronecker")
+    layer.update(case["x"], case["g"])
+    return kronecker_block(layer, case)
+
+
+def tf_conv_diag(case: dict[str, Any]) -> Answers:
+    layer = convolution(case, "diagonal")
+    layer.update(case["x"], case["g"])
+    return diagonal_block(layer, case)
+
+
+def diagonal_block(layer: Any, case: dict[str, Any]) -> Answers:
     op = layer.operator(case["meta"]["damping"])
     return tensorflow_block(op, parameter_shaped(case, "v")) | {
         "cov": lambda: layer.moments,
@@ -184,7 +214,8 @@ def tf_ema(case: dict[str, Any]) -> Answers:
 
 
 def tf_utils(case: dict[str, Any]) -> Answers:
-    kinds = {"left": tf_pi, "mat2d": tf_mat2d, "x": tf_matpower, "kron": tf_kron}
+    kinds = {"left": tf_pi, "mat2d": tf_mat2d, "patches": tf_patches, "x": tf_matpower}
+    kinds |= {"kron": tf_kron}
     return next((answer for key, answer in kinds.items() if key in case), tf_posdef)(case)
 
 
@@ -222,6 +253,19 @@ def tf_matpower(case: dict[str, Any]) -> Answers:
         "cov": lambda: layer.moments,
         "cholesky": lambda: op.cholesky().to_dense(),
         "cholesky_inverse": lambda: op.cholesky().inverse().to_dense(),
+    }
+
+
+def tf_patches(case: dict[str, Any]) -> Answers:
+    meta = case["meta"]
+    kernel, strides = tuple(meta["kernel"]), tuple(meta["strides"])
+    window = Window(kernel, strides, meta["padding"], tuple(meta["dilation"] or (1, 1)))
+    patches = window.patches(case["x"])
+    front, channels = patches.shape[:-2], patches.shape[-1]
+    return {
+        "patches": lambda: patches.reshape(*front, *kernel, channels),
+        "image_patches": lambda: patches.reshape(*front, -1),
+        "num_conv_locations": lambda: math.prod(window.positions(case["x"].shape[1:-1])),
     }
 
 
@@ -309,6 +353,9 @@ def kfac_jax_blocks(case: dict[str, Any]) -> Answers:
         "RepeatedDenseKroneckerFactored": jax_kronecker,
         "ScaleAndShiftDiagonal": jax_scale_shift,
         "ScaleAndShiftFull": jax_scale_shift,
+        "Conv2DTwoKroneckerFactored": jax_convolution,
+        "Conv2DDiagonal": jax_convolution,
+        "Conv2DFull": jax_convolution,
         "utils.pi_adjusted_kronecker_factors": jax_pi,
         "WeightedMovingAverage": jax_ema,
     }
@@ -349,6 +396,28 @@ def jax_kronecker(case: dict[str, Any]) -> Answers:
         "cov_out": lambda: repeats * layer.moments[1],
         "scale": lambda: undamped.scale / repeats**2,
         "dense_undamped": lambda: undamped.to_dense(),
+    }
+    for cached in ("", "cached_"):
+        answers |= jax_damped(f"{cached}exact", exact, case)
+        answers |= jax_damped(f"{cached}approx", factored, case)
+        answers[f"{cached}eigenvalues"] = lambda: undamped.eigh().eigenvalues
+    return answers
+
+
+def jax_convolution(case: dict[str, Any]) -> Answers:
+    block = case["meta"]["block"]
+    structure = {"Conv2DDiagonal": "diagonal", "Conv2DFull": "full"}.get(block, "kronecker")
+    layer = convolution(case, structure)
+    for x, g in zip(case["x"], case["g"], strict=True):
+        layer.update(x, g)
+    undamped = layer.operator()
+    exact = layer.operator(case["meta"]["damping"], method="exact")
+    factored = layer.operator(case["meta"]["damping"])
+    answers: Answers = {
+        "scale": lambda: undamped.scale if structure == "kronecker" else 1.0,
+        "dense_undamped": lambda: undamped.to_dense(),
+        "cov_in": lambda: layer.moments[0],
+        "cov_out": lambda: layer.moments[1],
     }
     for cached in ("", "cached_"):
         answers |= jax_damped(f"{cached}exact", exact, case)
@@ -422,16 +491,13 @@ def curvlinops_kfac(case: dict[str, Any]) -> Answers:
     """Parameters in PyTorch's order: the rows of the weights, then the bias."""
     meta = case["meta"]
     separate, ekfac = meta["separate_weight_and_bias"], meta["op"] == "EKFACLinearOperator"
-    layers: dict[str, Any] = {
-        name: DenseLayer(bias=not separate, layout="out,in") for name in meta["layers"]
-    }
-    if case["X"].ndim == 3:
-        layers["0"] = SharedLayer(bias=True, sharing=meta["approx"], layout="out,in")
+    layers = {name: curvlinops_layer(case, name) for name in meta["layers"]}
     curvature = Curvature(layers)
     batches = curvlinops_batches(case)
     curvature.update(batches)
     if ekfac:
         curvature.update_eigenvalues(batches)
+    uses = {name: layer.operator().scale for name, layer in layers.items()}
     order = np.concatenate(list(curvlinops_order(case)))
     damping, (d_in, d_out) = meta["damping"], meta["damping_tuple"]
     dampings: dict[str, dict[str, Any]] = {
@@ -442,7 +508,11 @@ def curvlinops_kfac(case: dict[str, Any]) -> Answers:
     }
 
     def block(**arguments: Any) -> BlockDiagonalOperator:
-        op = curvature.operator(**arguments)
+        if isinstance(arguments.get("pi"), float):  # their G is a sum over locations
+            shares = {n: arguments | {"pi": arguments["pi"] * uses[n] ** 0.5} for n in layers}
+            op = BlockDiagonalOperator({n: layers[n].operator(**shares[n]) for n in layers})
+        else:
+            op = curvature.operator(**arguments)
         if not separate:
             return op
         blocks = []
@@ -475,7 +545,7 @@ def curvlinops_kfac(case: dict[str, Any]) -> Answers:
     for name, layer in layers.items():
         answers |= {
             f"input_cov_{name}": lambda layer=layer: layer.moments[0],
-            f"grad_cov_{name}": lambda layer=layer: layer.moments[1],
+            f"grad_cov_{name}": lambda layer=layer, n=uses[name]: n * layer.moments[1],
         }
         if ekfac:
             op = layer.operator(method="ekfac")
@@ -485,6 +555,17 @@ def curvlinops_kfac(case: dict[str, Any]) -> Answers:
                 f"input_eigvecs_{name}": lambda op=op: np.abs(op.bases[1].to_dense()),
             }
     return answers
+
+
+def curvlinops_layer(case: dict[str, Any], name: str) -> Any:
+    bias = not case["meta"]["separate_weight_and_bias"]
+    if case["X"].ndim == 3 and name == "0":
+        return SharedLayer(bias=bias, sharing=case["meta"]["approx"], layout="out,in")
+    kernel = case[f"param_{name}.weight"].shape[2:]
+    if not kernel:
+        return DenseLayer(bias=bias, layout="out,in")
+    padding = ((1, 1), (0, 0))  # what the shapes of the stored gradients leave
+    return ConvLayer(kernel, (1, 2), padding, channels="first", bias=bias, layout="out,in")
 
 
 def curvlinops_batches(case: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -517,7 +598,8 @@ def curvlinops_order(case: dict[str, Any]) -> Any:
     meta = case["meta"]
     start = 0
     shapes = iter(meta["param_shapes"])
-    for (out, in_), _ in zip(shapes, shapes, strict=True):
+    for (out, *kernel), _ in zip(shapes, shapes, strict=True):
+        in_ = math.prod(kernel)
         weights = start + np.arange(out * in_).reshape(out, in_)
         start += out * in_
         bias = start + np.arange(out)
@@ -534,7 +616,8 @@ FILES = {
     answer.__name__: answer
     for answer in (
         tf_fc_kfac, tf_fc_diagfactor_embedding, tf_fc_multi_indep, tf_fc_diag, tf_scale_shift,
-        tf_ema, tf_utils, tf_fc_series, series_forward, kfac_jax_blocks, curvlinops_kfac,
+        tf_ema, tf_utils, tf_conv_kfac, tf_conv_diag, tf_fc_series, series_forward,
+        kfac_jax_blocks, curvlinops_kfac,
     )
 }  # fmt: skip
 
@@ -544,8 +627,11 @@ INPUTS |= {"M", "A", "B", "G", "w", "b", "left", "right", "decay"}
 NOT_PRODUCED = {
     r"tf_ema .* weight": "an input, the schedule",
     r"tf_ema .* var_after_reset": "there is no reset: a new estimator has no arrays yet",
+    r"tf_utils patches_p_valid_d2 num_conv_locations": "counted there as without dilation: 25, "
+    "where its own patches have 3 × 4",
     r"series_forward .* chain_.*": "the exact sum, of which both options are approximations",
     r"series_forward .* roundtrip_residual": "rounding of the dense computation, not an answer",
+    r"curvlinops_kfac kfac_conv_.* (det|logdet)": "singular too: 31 features of 6 examples",
     r"curvlinops_kfac .*_(sep|seq.*) (det|logdet)": "a singular block: README says to ignore them",
     r"curvlinops_kfac .* (param_.*|act_.*|outgrad_.*)": "inputs",
 }
