@@ -89,7 +89,8 @@ def flatten(v: Any, domain: Shape, range_: Shape, name: str = "v") -> tuple[Arra
     v : array, pair of arrays, or list, tuple or dict of these
         An array of shape ``(n,)``; of the shape ``domain``, or with leading axes that fold into
         its first axis; a pair ``(weights, bias)`` whose bias is the last row of the ``domain``
-        matrix; for a list or dict of shapes, one such vector for each.
+        matrix; for a list or dict of shapes, one such vector for each. Where a key of the shapes
+        is a pair, such as ``("fc.weight", "fc.bias")``, ``v`` has the two parts under these.
     domain, range_ : shape
         Shapes of the unflattened vectors that go in and come out.
     name : str
@@ -172,19 +173,18 @@ def _flatten_pair(pair: Any, domain: Shape, range_: Shape, name: str) -> tuple[A
 
 
 def _flatten_blocks(v: Any, domain: Shape, range_: Shape, name: str) -> tuple[Array, Restore]:
+    keys = list(domain) if isinstance(domain, dict) else list(range(len(domain)))
     if isinstance(domain, dict):
-        fits = isinstance(v, dict) and v.keys() == domain.keys()
-        names = list(domain)
+        fits = isinstance(v, dict) and v.keys() == set(_entries(domain))
     else:
         fits = isinstance(v, (list, tuple)) and len(v) == len(domain)
-        names = list(range(len(domain)))
     if not fits:
-        raise ValueError(f"{name} is {_describe(v)}; {_would_do(domain)}")
-    pieces = [flatten(v[key], domain[key], range_[key], f"{name}[{key!r}]") for key in names]
+        raise ValueError(f"{name} is {_describe(v)}{_differences(v, domain)}; {_would_do(domain)}")
+    pieces = [flatten(_at(v, key), domain[key], range_[key], f"{name}[{key!r}]") for key in keys]
     flats = [flat for flat, _ in pieces]
     xp = backend_of(*flats).xp
     ends = [0]
-    for key in names:
+    for key in keys:
         ends.append(ends[-1] + size_of(range_[key]))
 
     def restore(result: Array) -> Any:
@@ -192,10 +192,26 @@ def _flatten_blocks(v: Any, domain: Shape, range_: Shape, name: str) -> tuple[Ar
             restore_part(result[start:stop])
             for (_, restore_part), start, stop in zip(pieces, ends, ends[1:], strict=False)
         ]
-        made = dict(zip(names, parts, strict=True)) if isinstance(v, dict) else parts
-        return _as_kind(type(v), made)
+        return _as_kind(type(v), _named(keys, parts, v) if isinstance(v, dict) else parts)
 
     return xp.concat(flats) if len(flats) > 1 else flats[0], restore
+
+
+def _entries(domain: dict[Any, Shape]) -> list[Any]:
+    """The keys of vectors: a key that is a pair stands for two, of the weights and the bias."""
+    return [entry for key in domain for entry in (key if isinstance(key, tuple) else (key,))]
+
+
+def _at(v: Any, key: Any) -> Any:
+    return tuple(v[entry] for entry in key) if isinstance(key, tuple) else v[key]
+
+
+def _named(keys: list[Any], parts: list[Any], like: dict[Any, Any]) -> dict[Any, Any]:
+    """The parts of blocks by the keys of vectors, in the order of ``like``."""
+    made: dict[Any, Any] = {}
+    for key, part in zip(keys, parts, strict=True):
+        made |= dict(zip(key, part, strict=True)) if isinstance(key, tuple) else {key: part}
+    return {entry: made[entry] for entry in like}
 
 
 def same_form(left: Shape, right: Shape) -> bool:
@@ -256,10 +272,21 @@ def _describe(v: Any) -> str:
     return f"a {type(v).__name__}"
 
 
+def _differences(v: Any, domain: Shape) -> str:
+    """Which keys are missing, and which are of no block."""
+    if not (isinstance(v, dict) and isinstance(domain, dict)):
+        return ""
+    needed = _entries(domain)
+    missing = [key for key in needed if key not in v]
+    unknown = [key for key in v if key not in needed]
+    lacks = f", which lacks {missing}" if missing else ""
+    return lacks + (f", and no block has {unknown}" if unknown else "")
+
+
 def _would_do(domain: Shape) -> str:
     size = size_of(domain)
     if isinstance(domain, dict):
-        forms = [f"a dict with the keys {list(domain)}", f"a flat array of shape ({size},)"]
+        forms = [f"a dict with the keys {_entries(domain)}", f"a flat array of shape ({size},)"]
     elif isinstance(domain, list):
         forms = [f"a list of {len(domain)} vectors", f"a flat array of shape ({size},)"]
     else:

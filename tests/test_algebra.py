@@ -321,6 +321,22 @@ def test_blocks_take_lists_tuples_dicts_and_flat_arrays():
     np.testing.assert_allclose(power["d"], DIAGONAL.entries**2 * v["d"])
 
 
+@pytest.mark.parametrize("layout", ["in,out", "out,in"])
+def test_a_block_of_two_names_takes_its_pair_apart(layout):
+    block = KroneckerOperator([C, D], layout=layout)
+    named = BlockDiagonalOperator({("w", "b"): block, "d": DIAGONAL})
+    rows, columns = block.domain_shape
+    pair = (draw(rows - 1, columns), draw(columns))
+    if layout == "out,in":
+        pair = (draw(rows, columns - 1), draw(rows))
+    v = {"d": draw(6), "b": pair[1], "w": pair[0]}
+    for op, plain in ((named, block), (named.inverse(), block.inverse())):
+        result = op.multiply(v)
+        assert list(result) == ["d", "b", "w"]
+        for made, expected in zip((result["w"], result["b"]), plain.multiply(pair), strict=True):
+            np.testing.assert_array_equal(made, expected)
+
+
 def test_lazy_operators_keep_the_structure_of_blocks():
     op = BlockDiagonalOperator({"a": K, "b": A})
     for made in (2 * op, op + op, op @ op, op.inverse(), op.damped(1.0), op.H):

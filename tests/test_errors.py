@@ -228,7 +228,23 @@ REFUSED = {
     "missing block": (
         lambda: BlockDiagonalOperator({"a": I2, "b": I2}).multiply({"a": np.ones(2)}),
         ValueError,
-        r"v is a dict with the keys \['a'\]; what would do: a dict with the keys \['a', 'b'\]",
+        r"v is a dict with the keys \['a'\], which lacks \['b'\]; what would do: a dict with the "
+        r"keys \['a', 'b'\]",
+    ),
+    "a vector of no block": (
+        lambda: BlockDiagonalOperator({("w", "b"): K}).multiply({"w": 1, "b": 2, "c": 3}),
+        ValueError,
+        r"and no block has \['c'\]; what would do: a dict with the keys \['w', 'b'\]",
+    ),
+    "a name of two blocks": (
+        lambda: BlockDiagonalOperator({("w", "b"): K, "b": I2}),
+        ValueError,
+        "each name is of one block alone",
+    ),
+    "three names of a block": (
+        lambda: BlockDiagonalOperator({("w", "b", "c"): K}),
+        ValueError,
+        "a name, or a pair of two, is needed",
     ),
     "a block that does not fit": (
         lambda: BlockDiagonalOperator({"a": K}).multiply({"a": np.ones((3, 2))}),

@@ -20,7 +20,8 @@ from kronops.vectors import Shape
 
 __all__ = ["BlockDiagonalOperator", "block_diag"]
 
-Blocks = tuple[LinearOperator, ...] | dict[str, LinearOperator]
+Name = str | tuple[str, str]
+Blocks = tuple[LinearOperator, ...] | dict[Name, LinearOperator]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -30,14 +31,15 @@ class BlockDiagonalOperator(LinearOperator):
     Parameters
     ----------
     blocks : sequence or dict of arrays or operators
-        One or more, of any shapes. With a dict, structured vectors are dicts of the same keys.
+        One or more, of any shapes. With a dict, structured vectors are dicts of the same keys; a
+        block of weights and a bias may have a pair of keys, and its vectors two entries.
     check_finite : bool
         Whether NaN and infinity are looked for in the blocks that are arrays.
 
     Raises
     ------
     ValueError
-        No blocks; a block that is not 2-D or not finite.
+        No blocks; a block that is not 2-D or not finite; a key twice, or a tuple but no pair.
     TypeError
         Blocks of two libraries or devices.
 
@@ -47,10 +49,14 @@ class BlockDiagonalOperator(LinearOperator):
     >>> op = kronops.BlockDiagonalOperator({"scale": 2 * np.eye(2), "shift": 4 * np.eye(1)})
     >>> op.multiply_inverse({"scale": np.ones(2), "shift": np.ones(1)})
     {'scale': array([0.5, 0.5]), 'shift': array([0.25])}
+
+    >>> op = kronops.BlockDiagonalOperator({("w", "b"): kronops.kron(np.eye(3), np.eye(2))})
+    >>> op.multiply({"b": np.ones(2), "w": np.zeros((2, 2))})["b"]
+    array([1., 1.])
     """
 
     operators: tuple[LinearOperator, ...]
-    names: tuple[str, ...] | None
+    names: tuple[Name, ...] | None
 
     def __init__(
         self, blocks: Iterable[Any] | Mapping[str, Any], *, check_finite: bool = True
@@ -65,6 +71,7 @@ class BlockDiagonalOperator(LinearOperator):
         items = list(blocks.items() if isinstance(blocks, Mapping) else enumerate(blocks))
         if not items:
             raise ValueError("blocks is empty: one array or operator at least is needed")
+        _check_names([key for key, _ in items])
         made = {
             key: block
             if isinstance(block, LinearOperator)
@@ -268,6 +275,18 @@ class BlockDiagonalOperator(LinearOperator):
         if inner:
             return all(a.shape[1] == b.shape[0] for a, b in pairs)
         return all(a.shape == b.shape for a, b in pairs)
+
+
+def _check_names(names: list[Any]) -> None:
+    """Refuse what vectors cannot be looked up by."""
+    taken: set[Any] = set()
+    for name in names:
+        if isinstance(name, tuple) and len(name) != 2:
+            raise ValueError(f"blocks has the key {name!r}: a name, or a pair of two, is needed")
+        entries = name if isinstance(name, tuple) else (name,)
+        if not taken.isdisjoint(entries) or len({*entries}) < len(entries):
+            raise ValueError(f"blocks has the key {name!r}, but each name is of one block alone")
+        taken.update(entries)
 
 
 def _side_by_side(matrices: Iterable[Array]) -> Array:

@@ -177,7 +177,9 @@ def _(op: KroneckerSchurOperator) -> Box:
 def _(op: BlockDiagonalOperator) -> Box:
     names = op.names or [""] * len(op.operators)
     blocks = [
-        captioned(_part(block), name) if name else _part(block)
+        captioned(_part(block), name if isinstance(name, str) else ", ".join(name))
+        if name
+        else _part(block)
         for name, block in zip(names, op.operators, strict=True)
     ]
     return framed(cascade(_some(blocks)))
