@@ -77,13 +77,24 @@ ARRAY_LIBRARIES |= {"equinox", "lineax", "llvmlite", "numba"}
 FOR_SOME = {f"kronops.backends.{name}" for name in ("cupy", "dask", "jax", "torch")}
 FOR_SOME |= {"kronops.backends.kernels", "kronops.backends.tiles", "kronops.lineax"}
 FOR_SOME |= {
+    "kronops.kfac.torch",
+    *(
+        f"kronops.kfac.torch.{name}"
+        for name in ("model_curvature", "modules", "recording", "survey")
+    ),
+}
+FOR_SOME |= {
     "kronops.plot",
     *(f"kronops.plot.{name}" for name in ("axes", "boxes", "curves", "trees")),
 }
 NOT_AT_IMPORT = ARRAY_LIBRARIES | {"hypothesis", "matplotlib", "pytest", "sklearn", "tqdm"}
 
 PUBLIC_MODULES = (kronops, kronops.kfac, kronops.linalg, kronops.testing)
-for needed, adapter in {"lineax": "kronops.lineax", "matplotlib": "kronops.plot"}.items():
+for needed, adapter in {
+    "lineax": "kronops.lineax",
+    "matplotlib": "kronops.plot",
+    "torch": "kronops.kfac.torch",
+}.items():
     if importlib.util.find_spec(needed):
         PUBLIC_MODULES += (importlib.import_module(adapter),)
 # Classes and functions; what else is public speaks for itself.

@@ -47,6 +47,18 @@ def test_pytorch():
         torch.testing.assert_close(got, want)
 
 
+def test_kfac_of_a_pytorch_model():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    page = (ROOT / "docs" / "kfac_pytorch.md").read_text(encoding="utf-8")
+    names: dict = {"__name__": "page"}
+    with torch.random.fork_rng():
+        for block in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S):
+            exec(compile(block, "docs/kfac_pytorch.md", "exec"), names)
+    assert names["loss"] < 0.3
+    assert names["posterior"].domain_shape.keys() == names["ekfac"].domain_shape.keys()
+    assert names["curvature"].unknown == {"1.weight": "PReLU has no rule"}
+
+
 def test_the_table_is_of_the_operations_that_are():
     source = (ROOT / "benchmarks" / "operations.py").read_text(encoding="utf-8")
     operations = re.search(r"^OPERATIONS.*?^}", source, re.M | re.S)[0]

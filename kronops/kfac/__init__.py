@@ -10,6 +10,7 @@ from kronops.kfac.dense_layer import DenseLayer
 from kronops.kfac.depthwise_conv_layer import DepthwiseConvLayer
 from kronops.kfac.embedding_layer import EmbeddingLayer
 from kronops.kfac.estimator import Estimator
+from kronops.kfac.fisher import output_gradients
 from kronops.kfac.gradient_layer import GradientLayer
 from kronops.kfac.recurrent_layer import RecurrentLayer
 from kronops.kfac.scale_shift_layer import ScaleShiftLayer
@@ -26,4 +27,5 @@ __all__ = [
     "RecurrentLayer",
     "ScaleShiftLayer",
     "SharedLayer",
+    "output_gradients",
 ]

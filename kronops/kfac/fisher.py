@@ -76,7 +76,7 @@ def output_gradients(
     Examples
     --------
     >>> import numpy as np
-    >>> from kronops.kfac.fisher import output_gradients
+    >>> from kronops.kfac import output_gradients
     >>> logits = np.log(np.array([[0.5, 0.25, 0.25]]))
     >>> s = output_gradients(logits, "categorical", "exact")[:, 0, :]
     >>> (s.T @ s).round(4)

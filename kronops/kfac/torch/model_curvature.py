@@ -1,0 +1,344 @@
+"""The curvature of a PyTorch model, from what hooks see while a loss runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from kronops import BlockDiagonalOperator, IdentityOperator
+from kronops.errors import warn
+from kronops.kfac.batches import as_choice
+from kronops.kfac.curvature import Curvature
+from kronops.kfac.estimator import Pi
+from kronops.kfac.fisher import output_gradients
+from kronops.kfac.gradient_layer import GradientLayer
+from kronops.kfac.torch.recording import Recorder, Recording
+from kronops.kfac.torch.survey import check_model, survey
+
+__all__ = ["ModelCurvature", "capture"]
+
+Forward = Callable[[nn.Module, Any], tuple[Tensor, Any]]
+STATISTICS = {"moments": Curvature.update, "eigenvalues": Curvature.update_eigenvalues}
+
+
+def capture(
+    model: nn.Module,
+    structure: Any = "kronecker",
+    sharing: Any = "expand",
+    *,
+    reduction: str = "mean",
+    decay: float | None = None,
+    unknown: str = "warn",
+    batch_axis: int = 0,
+) -> ModelCurvature:
+    """Estimate the curvature of ``model`` while losses run: a context, to enter as often as needed.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its trainable `nn.Linear`, `nn.Conv1d`, 2d and 3d, `nn.Embedding`, and the scale and shift
+        of `nn.LayerNorm`, `nn.RMSNorm`, `nn.GroupNorm` and batch normalisation have estimators.
+    structure : str, or dict of these by name or class of modules
+        ``structure`` of the estimators, ``"kronecker"`` where a dict says nothing; for a scale and
+        shift that means ``"full"``. None leaves a module's parameters out, as unknown.
+    sharing : {"expand", "reduce"}, or dict of these by name or class of modules
+        For linear layers on ``(B, S, in)``, as in `SharedLayer`; several calls of one layer in a
+        forward pass, as in a recurrent network, are such places too.
+    reduction : {"mean", "sum"}
+        Over the examples of a batch, of the loss that runs in the context. The gradients of a mean
+        are multiplied by the number of examples. A loss that is a mean over the places of an
+        example as well is neither: multiply it by their number first.
+    decay : float, optional
+        As in `Estimator.update`. A batch has its number of examples as its weight.
+    unknown : {"warn", "error", "identity", "gradient"}
+        What to do about trainable parameters that no estimator knows. They are listed in
+        `ModelCurvature.unknown`, and there is a warning; or it is an error. Vectors that have them
+        are then errors. Or they have a block: the identity; or the mean squares of the gradients of
+        batches, which are those of examples where these have mean zero, as with sampled targets.
+    batch_axis : int
+        The axis of the examples in the first tensor that the model is given.
+
+    Returns
+    -------
+    ModelCurvature
+
+    Raises
+    ------
+    ValueError, TypeError
+        A setting is none of these; a model that is wrapped, or has nothing with an estimator.
+
+    Notes
+    -----
+    Each forward pass of the model ends the batch before it, once this has gone backward. Several
+    backward passes of one batch are several draws, whose second moments are summed.
+
+    In training mode batch normalisation makes the loss of an example depend on all others. What
+    is estimated then are the gradients of the batch's loss by the outputs for each example.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import kronops.kfac.torch as kfac
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> x, y = torch.randn(8, 3), torch.randint(2, (8,))
+    >>> curvature = kfac.capture(model)
+    >>> with curvature:
+    ...     nn.functional.cross_entropy(model(x), y).backward()
+    >>> gradient = {name: p.grad for name, p in model.named_parameters()}
+    >>> step = curvature.operator(damping=1e-2).multiply_inverse(gradient)
+    >>> {name: tuple(part.shape) for name, part in step.items()}
+    {'0.weight': (4, 3), '0.bias': (4,), '2.weight': (2, 4), '2.bias': (2,)}
+    """
+    check_model(model)
+    as_choice(reduction, "reduction", ("mean", "sum"))
+    as_choice(unknown, "unknown", ("warn", "error", "identity", "gradient"))
+    made = ModelCurvature(model, structure, sharing, reduction, decay, unknown, batch_axis)
+    if made.unknown and unknown in ("warn", "error"):
+        listed = "; ".join(f"{name} ({reason})" for name, reason in made.unknown.items())
+        message = f"parameters without a curvature block: {listed}"
+        if unknown == "error":
+            raise ValueError(f'{message}. unknown="identity" or "gradient" would give them one')
+        warn(message, UserWarning)
+    return made
+
+
+class ModelCurvature:
+    """The curvature of a model, made by `capture`.
+
+    As a context it takes in what runs there: a loss of the targets of the data gives the empirical
+    Fisher matrix. `fit` runs a loader instead.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+    unknown : dict of str to str
+        Trainable parameters that no estimator knows, with the reason.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import kronops.kfac.torch as kfac
+    >>> from torch import nn
+    >>> model = nn.Linear(3, 2, bias=False)
+    >>> loader = [(torch.eye(3), torch.tensor([0, 1, 1]))]
+    >>> curvature = kfac.capture(model).fit(loader, "categorical", "exact")
+    >>> curvature
+    ModelCurvature(1 layer, 0 parameters without)
+    >>> curvature.operator(damping=0.1).domain_shape
+    {'weight': (2, 3)}
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        structure: Any,
+        sharing: Any,
+        reduction: str,
+        decay: float | None,
+        unknown: str,
+        batch_axis: int,
+    ) -> None:
+        self.model = model
+        self._layers, self.unknown = survey(model, structure, sharing)
+        self._reduction = reduction
+        self._decay = decay
+        self._batch_axis = batch_axis
+        self._others = unknown
+        self._entered: Recorder | None = None
+        self._unknown = {name: model.get_parameter(name) for name in self.unknown}
+        estimators = {layer.name: layer.estimator for layer in self._layers}
+        if unknown == "gradient":
+            estimators |= {name: GradientLayer() for name in self.unknown}
+        if not estimators:
+            raise ValueError(
+                f"model has no trainable parameters with an estimator: {self.unknown or 'none'}"
+            )
+        self._curvature = Curvature(estimators)
+
+    def __repr__(self) -> str:
+        count = len(self._layers)
+        layers = f"{count} layer{'' if count == 1 else 's'}"
+        return f"ModelCurvature({layers}, {len(self.unknown)} parameters without)"
+
+    @property
+    def curvature(self) -> Curvature:
+        """The estimators, by the names of modules: their moments, states, and `Curvature.merge`."""
+        return self._curvature
+
+    def operator(
+        self, damping: float = 0.0, method: str = "factored", pi: Pi = "trace"
+    ) -> BlockDiagonalOperator:
+        """The blocks of all modules, for vectors by the names of ``model.named_parameters()``.
+
+        Parameters
+        ----------
+        damping, method, pi
+            As in `Estimator.operator`.
+
+        Returns
+        -------
+        BlockDiagonalOperator
+            Vectors are dicts of tensors shaped as ``param.grad``. Parameters that are frozen, or
+            unknown and without a block, are none of its names.
+
+        Raises
+        ------
+        ValueError
+            A module has not been used yet; an argument is unknown.
+        """
+        made = self.curvature.operator(damping, method, pi).operators
+        keys: dict[str, Any] = {layer.name: layer.key for layer in self._layers}
+        names = [keys.get(name, name) for name in self.curvature.layers]
+        blocks: dict[Any, Any] = dict(zip(names, made, strict=True))
+        if self._others == "identity":
+            for name, parameter in self._unknown.items():
+                shape = tuple(parameter.shape)
+                identity = IdentityOperator(parameter.numel(), like=parameter, domain_shape=shape)
+                blocks[name] = identity.damped(damping)
+        return BlockDiagonalOperator(blocks)
+
+    def fit(
+        self,
+        loader: Iterable[Any],
+        likelihood: str,
+        fisher: str = "sampled",
+        *,
+        key_or_rng: Any = None,
+        samples: int = 1,
+        statistics: str = "moments",
+        forward: Forward | None = None,
+        progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    ) -> Self:
+        """Take in the batches of a loader, by gradients that a likelihood gives.
+
+        The model runs in evaluation mode. Its modes, buffers, gradients and hooks, and PyTorch's
+        random state, are afterwards what they were.
+
+        Parameters
+        ----------
+        loader : iterable
+            Of ``(inputs, targets)`` pairs, or whatever ``forward`` takes.
+        likelihood, fisher, key_or_rng, samples
+            As in `output_gradients`; ``reduction`` plays no part.
+        statistics : {"moments", "eigenvalues"}
+            What is estimated: the moments, or, once they are there, the eigenvalues of
+            ``method="ekfac"``.
+        forward : callable, optional
+            From the model and a batch, its outputs ``(B, …, C)`` and the targets or None.
+        progress : callable, optional
+            From the loader, what is iterated over in its place, as ``tqdm.tqdm`` does.
+
+        Returns
+        -------
+        ModelCurvature
+            This one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            The loader is empty, outputs are no tensor, or an argument is unknown.
+        """
+        if self._others == "gradient" and self.unknown and fisher == "exact":
+            raise ValueError(
+                'fisher = "exact" has no draws of mean zero, which unknown="gradient" needs: '
+                '"sampled" would do'
+            )
+        forward = forward or _forward
+        with _undisturbed(self.model), self._recorder(statistics, "sum") as recorder:
+            for batch in progress(loader) if progress else loader:
+                outputs, targets = forward(self.model, batch)
+                _check_outputs(outputs)
+                draws = output_gradients(
+                    outputs.detach(),
+                    likelihood,
+                    fisher,
+                    targets=targets,
+                    key_or_rng=key_or_rng,
+                    samples=samples,
+                )
+                # By the outputs of layers alone: gradients by weights are not computed.
+                sources = [*recorder.recording.edges, *recorder.parameters.values()]
+                for draw in draws.to(outputs.dtype):
+                    torch.autograd.grad(
+                        outputs, sources, draw, retain_graph=True, allow_unused=True
+                    )
+        return self
+
+    def __enter__(self) -> Self:
+        if self._entered is not None:
+            raise ValueError("this context is entered already: leave it first")
+        self._entered = self._recorder("moments", self._reduction).__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        recorder, self._entered = self._entered, None
+        assert recorder is not None
+        recorder.__exit__(*error)
+
+    def eigenvalues(self) -> Recorder:
+        """A context as this one is, in which the eigenvalues of ``method="ekfac"`` are estimated.
+
+        They belong to the moments as they are then: see `Estimator.update_eigenvalues`.
+        """
+        return self._recorder("eigenvalues", self._reduction)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _recorder(self, statistics: str, reduction: str) -> Recorder:
+        as_choice(statistics, "statistics", tuple(STATISTICS))
+        watched = self._unknown if self._others == "gradient" else {}
+        take = functools.partial(self._take_in, STATISTICS[statistics], reduction)
+        return Recorder(self.model, self._layers, watched, self._batch_axis, take)
+
+    def _take_in(self, update: Any, reduction: str, recording: Recording) -> None:
+        """Update the estimators of the layers that had a part in this batch."""
+        examples = recording.examples
+        assert examples is not None
+        scale = float(examples) if reduction == "mean" else 1.0
+        batches: dict[str, Any] = {}
+        for layer in self._layers:
+            if (batch := recording.batch(layer, scale)) is not None:
+                batches[layer.name] = batch
+        for name, draws in recording.gradients.items():
+            # Draws are summed, and the square of a sum of B examples is B times that of one.
+            batches[name] = torch.stack(draws) * (scale * (len(draws) / examples) ** 0.5)
+        used = Curvature({name: self.curvature.layers[name] for name in batches})
+        update(used, batches, decay=self._decay, weight=examples)
+
+
+def _forward(model: nn.Module, batch: Any) -> tuple[Any, Any]:
+    """Of a pair of inputs and targets."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise ValueError(
+            f"a batch of the loader is a {type(batch).__name__}: a pair (inputs, targets) is "
+            f"needed, or forward=, from the model and a batch to (outputs, targets)"
+        )
+    return model(batch[0]), batch[1]
+
+
+def _check_outputs(outputs: Any) -> None:
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"the model's output is a {type(outputs).__name__}: a tensor is needed, and forward= "
+            f"can pick it: from the model and a batch to (outputs, targets)"
+        )
+
+
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and gradients; at the end modes and random numbers are what they were."""
+    modes = {module: module.training for module in model.modules()}
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    with torch.enable_grad(), torch.random.fork_rng(sorted(devices)):
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training

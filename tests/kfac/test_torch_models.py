@@ -1,0 +1,768 @@
+"""`kronops.kfac.torch`: what hooks see of PyTorch models, against gradients of single examples."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import golden
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from torch import nn  # noqa: E402
+from torch.func import functional_call, grad, vmap  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+import kronops.kfac.torch as kfac  # noqa: E402
+
+BATCH, CLASSES = 6, 3
+cross_entropy = functional.cross_entropy
+
+
+class Recurrent(nn.Module):
+    """One linear layer for all steps, another one at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.Linear(7, 4)
+        self.out = nn.Linear(4, CLASSES, bias=False)
+
+    def forward(self, x: Any) -> Any:
+        state = torch.zeros(len(x), 4, dtype=x.dtype)
+        for step in range(x.shape[1]):
+            state = torch.tanh(self.cell(torch.cat([x[:, step], state], dim=-1)))
+        return self.out(state)
+
+
+class Pooled(nn.Module):
+    """Attention by linear projections, a normalisation, and a linear layer of the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(3, 4)
+        self.norm = nn.LayerNorm(4)
+        self.out = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Any) -> Any:
+        weights = torch.softmax(self.query(x) @ self.key(x).mT, dim=-1)
+        return self.out(self.norm(weights @ self.value(x)).mean(dim=1))
+
+
+class Words(nn.Module):
+    """An embedding with padding, one lookup for each of five places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(8, 4, padding_idx=0)
+        self.out = nn.Linear(4, CLASSES)
+
+    def forward(self, ids: Any) -> Any:
+        return self.out(torch.tanh(self.table(ids)).sum(dim=1))
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 4), nn.ReLU(inplace=True), nn.Linear(4, CLASSES))
+
+
+def images(**options: Any) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, **options), nn.Tanh(), nn.Flatten(), nn.LazyLinear(CLASSES)
+    )
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (perceptron, (5,)),
+    "recurrent": (Recurrent, (3, 3)),
+    "attention": (Pooled, (4, 3)),
+    "embedding": (Words, (5,)),
+    "layer norm": (
+        lambda: nn.Sequential(
+            nn.Linear(3, 4), nn.LayerNorm((2, 4)), nn.Flatten(), nn.Linear(8, CLASSES)
+        ),
+        (2, 3),
+    ),
+    "RMS norm": (
+        lambda: nn.Sequential(nn.Linear(5, 4), nn.RMSNorm(4, eps=1e-5), nn.Linear(4, CLASSES)),
+        (5,),
+    ),
+    "group norm": (
+        lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(24, CLASSES)),
+        (4, 2, 3),
+    ),
+    "batch norm": (
+        lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(24, CLASSES)),
+        (4, 2, 3),
+    ),
+    "convolution": (lambda: images(stride=2, padding=1, bias=False), (2, 5, 6)),
+    "groups": (lambda: images(groups=2, dilation=2), (2, 5, 6)),
+    "depthwise": (lambda: images(groups=2, padding="same"), (2, 5, 6)),
+    "reflection": (lambda: images(padding=(1, 2), padding_mode="reflect"), (2, 5, 6)),
+    "series": (
+        lambda: nn.Sequential(nn.Conv1d(2, 3, 2), nn.Flatten(), nn.Linear(12, CLASSES)),
+        (2, 5),
+    ),
+    "volumes": (
+        lambda: nn.Sequential(nn.Conv3d(1, 2, 2), nn.Flatten(), nn.Linear(16, CLASSES)),
+        (1, 3, 3, 3),
+    ),
+}
+
+
+def problem(name: str, batch: int = BATCH, seed: int = 0) -> tuple[nn.Module, Any, Any]:
+    """A net in evaluation mode, with weights that are not as they begin, inputs and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    make, shape = NETS[name]
+    if name == "embedding":
+        x = torch.stack([torch.randperm(8, generator=generator)[:5] for _ in range(batch)])
+    else:
+        x = torch.randn(batch, *shape, generator=generator, dtype=torch.float64)
+    model = make().double()
+    model(x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(values / 2)
+        for tensor in model.buffers():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 2.0, generator=generator)
+    return model.eval(), x, torch.randint(CLASSES, (batch,), generator=generator)
+
+
+def example_gradients(model: nn.Module, x: Any, y: Any) -> dict[str, Any]:
+    """By `torch.func`, ``(B, *shape)`` for each parameter."""
+
+    def loss(parameters: Any, x: Any, y: Any) -> Any:
+        return cross_entropy(functional_call(model, parameters, (x[None],)), y[None])
+
+    return vmap(grad(loss), (None, 0, 0))(dict(model.named_parameters()), x, y)
+
+
+def second_moment(gradients: dict[str, Any], names: Any) -> Any:
+    """Over examples, of the parameters ``names`` in the order of their block."""
+    names = names if isinstance(names, tuple) else (names,)
+    parts = [gradients[name].detach() for name in names]
+    if len(names) == 2 and parts[0].ndim > parts[1].ndim:  # the bias is the last column
+        parts = [torch.cat([parts[0].flatten(2), parts[1][..., None]], dim=-1)]
+    rows = torch.cat([part.flatten(1) for part in parts], dim=1)
+    return rows.T @ rows / len(rows)
+
+
+def captured(model: nn.Module, x: Any, y: Any, **settings: Any) -> kfac.ModelCurvature:
+    """The empirical Fisher of one batch."""
+    curvature = kfac.capture(model, **settings)
+    with curvature:
+        cross_entropy(model(x), y).backward()
+    return curvature
+
+
+def dense_blocks(operator: Any) -> dict[Any, Any]:
+    return {key: block.to_dense() for key, block in operator.blocks.items()}
+
+
+def close(actual: Any, expected: Any) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
+
+
+# -- what is captured ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_full_blocks_are_second_moments_of_the_examples_gradients(name):
+    model, x, y = problem(name)
+    structure = {nn.Module: "full", nn.Embedding: "diagonal"}
+    operator = captured(model, x, y, structure=structure, sharing="reduce").operator()
+    gradients = example_gradients(model, x, y)
+    for key, block in operator.blocks.items():
+        expected = second_moment(gradients, key)
+        if key == "table.weight":
+            expected = torch.diag(torch.diagonal(expected))
+        close(block.to_dense(), expected)
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+@pytest.mark.parametrize("name", NETS)
+def test_factors_are_moments_of_what_each_example_gives(name, sharing):
+    """Inputs and output gradients of the linear layers, by one forward and backward per example."""
+    model, x, y = problem(name)
+    moments = captured(model, x, y, sharing=sharing).curvature.moments
+    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    seen: dict[str, list[Any]] = {n: [] for n in linear}
+
+    def note(name: str, inputs: Any, outputs: Any) -> Any:
+        seen[name].append((inputs[0], outputs))
+        return outputs.clone()  # which may be written over
+
+    for n, module in linear.items():
+        module.register_forward_hook(lambda m, a, o, n=n: note(n, a, o))
+    inputs: dict[str, list[Any]] = {n: [] for n in linear}
+    outputs: dict[str, list[Any]] = {n: [] for n in linear}
+    for example, label in zip(x, y, strict=True):
+        for calls in seen.values():
+            calls.clear()
+        loss = cross_entropy(model(example[None]), label[None])
+        for n, calls in seen.items():
+            gradients = torch.autograd.grad(loss, [o for _, o in calls], retain_graph=True)
+            a = torch.cat([a.reshape(-1, a.shape[-1]) for a, _ in calls])
+            g = torch.cat([g.reshape(-1, g.shape[-1]) for g in gradients])
+            if linear[n].bias is not None:
+                a = torch.cat([a, torch.ones_like(a[:, :1])], dim=1)
+            if sharing == "reduce":
+                a, g = a.mean(dim=0, keepdim=True), g.sum(dim=0, keepdim=True)
+            inputs[n].append(a.detach())
+            outputs[n].append(g)
+    for n in linear:
+        for moment, rows in zip(moments[n], (inputs[n], outputs[n]), strict=True):
+            stacked = torch.cat(rows)
+            close(moment, stacked.T @ stacked / len(stacked))
+
+
+def test_several_backward_passes_are_draws():
+    model, x, y = problem("recurrent")
+    curvature = kfac.capture(model)
+    with curvature:
+        outputs = model(x)
+        cross_entropy(outputs, y).backward(retain_graph=True)
+        cross_entropy(outputs, (y + 1) % CLASSES).backward()
+    single = [captured(model, x, labels) for labels in (y, (y + 1) % CLASSES)]
+    for name, (_, g) in curvature.curvature.moments.items():
+        close(g, sum(one.curvature.moments[name][1] for one in single))
+
+
+def test_batches_have_the_weight_of_their_examples():
+    model, x, y = problem("convolution")
+    curvature = kfac.capture(model)
+    with curvature:  # in one context, or in two
+        for part in (slice(0, 1), slice(1, 3)):
+            cross_entropy(model(x[part]), y[part]).backward()
+    with curvature:
+        cross_entropy(model(x[3:]), y[3:]).backward()
+    whole = captured(model, x, y)
+    for mine, theirs in zip(*(c.operator().operators for c in (curvature, whole)), strict=True):
+        close(mine.to_dense(), theirs.to_dense())
+
+
+def test_decay():
+    model, x, y = problem("linear")
+    curvature = kfac.capture(model, decay=0.5)
+    for labels in (y, (y + 1) % CLASSES):
+        with curvature:
+            cross_entropy(model(x), labels).backward()
+    old, new = (captured(model, x, labels).curvature for labels in (y, (y + 1) % CLASSES))
+    close(
+        curvature.curvature.moments["2"][1], (old.moments["2"][1] / 2 + new.moments["2"][1]) / 1.5
+    )
+
+
+def test_reductions():
+    model, x, y = problem("attention")
+    summed = kfac.capture(model, reduction="sum")
+    with summed:
+        cross_entropy(model(x), y, reduction="sum").backward()
+    close(summed.operator().to_dense(), captured(model, x, y).operator().to_dense())
+
+
+def test_rows_that_are_places_of_examples():
+    """``(B·S, in)`` in a linear layer is ``(B, S, in)``."""
+    places, x, y = problem("attention")
+    merged = copy.deepcopy(places)
+    forward = nn.Linear.forward
+    merged.value.forward = lambda x: forward(merged.value, x)
+    value = captured(places, x, y).curvature.moments["value"]
+
+    class Merged(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Any) -> Any:
+            return self.inner(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    places.value = Merged(places.value)
+    rows = captured(places, x, y).curvature.moments["value.inner"]
+    for mine, theirs in zip(rows, value, strict=True):
+        close(mine, theirs)
+    with pytest.raises(ValueError, match="first axis must be that of the examples"):
+        captured(places, x, y, sharing="reduce")
+
+
+def test_the_axis_of_examples():
+    cell, x, y = problem("linear")
+
+    class TimeFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = cell
+
+        def forward(self, x: Any) -> Any:
+            return self.cell(x[0])
+
+    moments = captured(TimeFirst(), torch.stack([x, x]), y, batch_axis=1).curvature.moments
+    close(moments["cell.2"][1], captured(cell, x, y).curvature.moments["2"][1])
+
+
+# -- by a likelihood -------------------------------------------------------------------------------
+
+
+def gauss_newton(model: nn.Module, x: Any, likelihood: str) -> Any:
+    """``Jᵀ H J`` of all parameters in order, the mean over examples."""
+    names = [name for name, _ in model.named_parameters()]
+
+    def outputs(parameters: Any, x: Any) -> Any:
+        return functional_call(model, parameters, (x[None],))[0]
+
+    total: Any = 0.0
+    for example in x:
+        parts = torch.func.jacrev(outputs)(dict(model.named_parameters()), example)
+        jacobian = torch.cat([parts[name].flatten(1) for name in names], dim=1).detach()
+        p = torch.softmax(model(example[None])[0].detach(), dim=0)
+        hessian = torch.diag(p) - torch.outer(p, p)
+        if likelihood == "gaussian":
+            hessian = torch.eye(len(p), dtype=p.dtype)
+        total = total + jacobian.T @ hessian @ jacobian
+    return total / len(x)
+
+
+def as_matrix(model: nn.Module, operator: Any) -> Any:
+    """The operator on the concatenated parameters, in the order of the model."""
+    sizes = {name: p.shape for name, p in model.named_parameters()}
+    identity = torch.eye(sum(size.numel() for size in sizes.values()), dtype=torch.float64)
+    columns = []
+    for row in identity:
+        parts = row.split([size.numel() for size in sizes.values()])
+        v = {n: part.reshape(size) for part, (n, size) in zip(parts, sizes.items(), strict=True)}
+        columns.append(torch.cat([part.flatten() for part in operator.multiply(v).values()]))
+    return torch.stack(columns, dim=1)
+
+
+def diagonal_blocks(matrix: Any, model: nn.Module) -> Any:
+    """``matrix`` without what is between modules."""
+    modules = [
+        name.rpartition(".")[0] for name, p in model.named_parameters() for _ in range(p.numel())
+    ]
+    same = torch.tensor([[a == b for a in modules] for b in modules])
+    return torch.where(same, matrix, 0.0)
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "gaussian"])
+def test_the_block_of_one_example_is_exact(likelihood):
+    model, x, _ = problem("linear", batch=1)
+    curvature = kfac.capture(model).fit([(x, None)], likelihood, "exact")
+    expected = gauss_newton(model, x, likelihood)
+    close(as_matrix(model, curvature.operator()), diagonal_blocks(expected, model))
+
+
+def test_blocks_of_linear_nets_are_exact():
+    """Output gradients are then the same for all examples."""
+    generator = torch.Generator().manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).double()
+    x = torch.randn(BATCH, 3, generator=generator, dtype=torch.float64)
+    curvature = kfac.capture(model).fit([(x[:2], 0), (x[2:], 0)], "gaussian", "exact")
+    expected = gauss_newton(model, x, "gaussian")
+    close(as_matrix(model, curvature.operator()), diagonal_blocks(expected, model))
+
+
+@pytest.mark.parametrize("name", ["layer norm", "convolution", "groups"])
+def test_full_blocks_are_exact(name):
+    model, x, _ = problem(name)
+    curvature = kfac.capture(model, {nn.Module: "full"}, "reduce")
+    curvature.fit([(x, None)], "categorical", "exact")
+    expected = gauss_newton(model, x, "categorical")
+    close(as_matrix(model, curvature.operator()), diagonal_blocks(expected, model))
+
+
+def test_samples_of_the_model_are_exact_on_average():
+    model, x, _ = problem("linear", batch=2)
+    exact, sampled = (kfac.capture(model) for _ in range(2))
+    exact.fit([(x, None)], "categorical", "exact")
+    generator = torch.Generator().manual_seed(0)
+    sampled.fit([(x, None)], "categorical", key_or_rng=generator, samples=20_000)
+    for name, (_, g) in sampled.curvature.moments.items():
+        torch.testing.assert_close(g, exact.curvature.moments[name][1], rtol=0.05, atol=0.02)
+
+
+def test_empirical_fisher_is_that_of_the_loss():
+    model, x, y = problem("attention")
+    loader = [(x[:2], y[:2]), (x[2:], y[2:])]
+    fitted = kfac.capture(model).fit(loader, "categorical", "empirical")
+    close(fitted.operator().to_dense(), captured(model, x, y).operator().to_dense())
+
+
+def test_eigenvalues():
+    """They are the mean squares of the examples' gradients in the eigenbasis of the factors."""
+    model, x, y = problem("linear")
+    curvature = captured(model, x, y)
+    with curvature.eigenvalues():
+        cross_entropy(model(x), y).backward()
+    gradients = example_gradients(model, x, y)
+    both = [gradients["2.weight"], gradients["2.bias"][..., None]]
+    joint = torch.cat(both, dim=-1).detach()
+    block = curvature.operator(method="ekfac").blocks["2.weight", "2.bias"]
+    a, g = (torch.linalg.eigh(m)[1] for m in curvature.curvature.moments["2"])
+    squares = torch.mean((g.T @ joint @ a) ** 2, dim=0)
+    basis = torch.kron(g, a)
+    close(block.to_dense(), basis @ torch.diag(squares.flatten()) @ basis.T)
+    fitted = kfac.capture(model)
+    for statistics in ("moments", "eigenvalues"):
+        fitted.fit([(x, y)], "categorical", "empirical", statistics=statistics)
+    close(fitted.operator(method="ekfac").to_dense(), curvature.operator(method="ekfac").to_dense())
+
+
+def test_loaders_of_other_batches_and_progress():
+    model, x, y = problem("linear")
+    seen = []
+
+    def progress(loader: Any) -> Any:
+        for batch in loader:
+            seen.append(len(batch["x"]))
+            yield batch
+
+    loader = [{"x": x[:2], "y": y[:2]}, {"x": x[2:], "y": y[2:]}]
+    forward = lambda model, batch: (model(batch["x"]), batch["y"])  # noqa: E731
+    curvature = kfac.capture(model)
+    curvature.fit(loader, "categorical", "empirical", forward=forward, progress=progress)
+    assert seen == [2, BATCH - 2]
+    close(curvature.operator().to_dense(), captured(model, x, y).operator().to_dense())
+
+
+def hooks_of(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_the_model_has_changed(fails):
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, CLASSES))
+    model.train()
+    model[2].eval()
+    x, y = torch.randn(BATCH, 5), torch.randint(CLASSES, (BATCH,))
+    model(x).sum().backward()
+    before = copy.deepcopy(model.state_dict())
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    modes = [module.training for module in model.modules()]
+    random = torch.get_rng_state()
+    loader = torch.utils.data.DataLoader(list(zip(x, y, strict=True)), batch_size=4, shuffle=True)
+    curvature = kfac.capture(model)
+    if fails:
+        with pytest.raises(ValueError, match="outside"):
+            curvature.fit([(x, y + CLASSES)], "categorical", "empirical")
+    else:
+        curvature.fit(loader, "categorical", "empirical")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter.grad, gradients[name]) and parameter.requires_grad
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random)
+    assert hooks_of(model) == 0
+
+
+# -- parameters and their names --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_vectors_have_the_names_and_shapes_of_parameters(name):
+    model, x, y = problem(name)
+    operator = captured(model, x, y).operator(damping=0.1)
+    assert hooks_of(model) == 0
+    gradient = {name: p.grad for name, p in model.named_parameters()}
+    step = operator.multiply_inverse(gradient)
+    assert list(step) == list(gradient)
+    assert [part.shape for part in step.values()] == [g.shape for g in gradient.values()]
+    for name, part in operator.multiply(step).items():
+        torch.testing.assert_close(part, gradient[name], rtol=1e-7, atol=1e-9)
+
+
+def test_frozen_parameters_have_no_part():
+    model, x, y = problem("layer norm")
+    model[0].requires_grad_(False)
+    model[1].bias.requires_grad_(False)
+    model[3].bias.requires_grad_(False)
+    curvature = captured(model, x, y)
+    assert curvature.unknown == {}
+    gradient = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert list(gradient) == ["1.weight", "3.weight"]
+    step = curvature.operator(damping=0.1).multiply_inverse(gradient)
+    assert [part.shape for part in step.values()] == [(2, 4), (3, 8)]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(4, 2), nn.Linear(2, 4, bias=False)
+        self.out.weight = self.table.weight
+        self.first = self.second = nn.Linear(2, 2)
+
+
+class Own(nn.Linear):
+    def forward(self, x: Any) -> Any:
+        return 2 * super().forward(x)
+
+
+def half_frozen() -> nn.Module:
+    layer = nn.Linear(2, 2)
+    layer.weight.requires_grad_(False)
+    return layer
+
+
+UNKNOWN = {
+    "attention": (nn.MultiheadAttention(4, 2), {"in_proj_weight", "out_proj.bias"}, "Multihead"),
+    "tied": (Tied(), {"table.weight"}, "table.weight and out.weight are one parameter"),
+    "recurrent": (nn.LSTM(2, 2), {"weight_ih_l0"}, "LSTM has no rule"),
+    "a forward pass of its own": (Own(2, 2), {"weight", "bias"}, "Own has no rule"),
+    "half frozen": (half_frozen(), {"bias"}, "weight is frozen"),
+    "sparse": (nn.Embedding(3, 2, sparse=True), {"weight"}, "sparse=True"),
+    "complex": (nn.Linear(2, 2, dtype=torch.complex64), {"weight"}, "complex"),
+    "computed": (
+        nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)),
+        {"bias", "parametrizations.weight.original0"},
+        "has no rule",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_unknown_parameters_are_listed(name):
+    part, parameters, words = UNKNOWN[name]
+    model = nn.ModuleDict({"part": part, "known": nn.Linear(2, 2)})
+    curvature = kfac.capture(model)
+    assert {f"part.{parameter}" for parameter in parameters} <= curvature.unknown.keys()
+    known = {"known.weight", "known.bias"}
+    if name == "tied":
+        known |= {"part.first.weight", "part.first.bias"}
+    trainable = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert curvature.unknown.keys() | known == trainable
+    assert any(
+        words.replace("table", "part.table").replace("out.w", "part.out.w") in reason
+        for reason in curvature.unknown.values()
+    )
+
+
+def partly_known() -> tuple[nn.Module, Any, Any]:
+    model = nn.Sequential(nn.Linear(5, 4), nn.PReLU(4), nn.Linear(4, CLASSES)).double()
+    _, x, y = problem("linear")
+    return model, x, y
+
+
+def test_unknown_parameters_are_never_dropped():
+    model, x, y = partly_known()
+    with pytest.raises(ValueError, match=r"1.weight \(PReLU has no rule\)"):
+        kfac.capture(model, unknown="error")
+    with pytest.warns(UserWarning, match=r"1.weight \(PReLU has no rule\)"):
+        curvature = captured(model, x, y)
+    gradient = {name: p.grad for name, p in model.named_parameters()}
+    with pytest.raises(ValueError, match=r"no block has \['1.weight'\]"):
+        curvature.operator(damping=0.1).multiply_inverse(gradient)
+
+
+def test_unknown_parameters_with_an_identity():
+    model, x, y = partly_known()
+    operator = captured(model, x, y, unknown="identity").operator(damping=0.5)
+    gradient = {name: p.grad for name, p in model.named_parameters()}
+    close(operator.multiply_inverse(gradient)["1.weight"], gradient["1.weight"] / 1.5)
+
+
+def test_unknown_parameters_with_the_gradients_of_batches():
+    model, x, y = partly_known()
+    curvature = captured(model, x, y, unknown="gradient")
+    gradient = {name: p.grad for name, p in model.named_parameters()}
+    expected = gradient["1.weight"] * gradient["1.weight"] ** 2 * BATCH
+    close(curvature.operator().multiply(gradient)["1.weight"], expected)
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.diagonal(gauss_newton(model, x, "categorical"))[24:28]
+    curvature = kfac.capture(model, unknown="gradient")
+    curvature.fit([(x, y)], "categorical", key_or_rng=generator, samples=20_000)
+    torch.testing.assert_close(curvature.curvature.moments["1.weight"], exact, rtol=0.05, atol=0)
+    with pytest.raises(ValueError, match='"sampled" would do'):
+        curvature.fit([(x, y)], "categorical", "exact")
+
+
+def test_settings_by_name_and_class():
+    model, x, y = problem("linear")
+    curvature = captured(model, x, y, structure={nn.Linear: "diagonal", "2": "full"})
+    structures = {name: layer.structure for name, layer in curvature.curvature.layers.items()}
+    assert structures == {"0": "diagonal", "2": "full"}
+    with pytest.warns(UserWarning, match="structure=None"):
+        curvature = kfac.capture(model, structure={"0": None})
+    assert list(curvature.unknown) == ["0.weight", "0.bias"]
+
+
+# -- errors ----------------------------------------------------------------------------------------
+
+
+def without_gradients() -> None:
+    model, x, _ = problem("linear")
+    with kfac.capture(model), torch.no_grad():
+        model(x)
+
+
+def without_backward() -> None:
+    model, x, _ = problem("linear")
+    with kfac.capture(model):
+        model(x)
+
+
+def entered_twice() -> None:
+    model, *_ = problem("linear")
+    curvature = kfac.capture(model)
+    with curvature, curvature:
+        pass
+
+
+def overwritten() -> None:
+    model, x, y = problem("linear")
+    with kfac.capture(model):
+        cross_entropy(model(x), y).backward()
+        x.copy_(torch.zeros_like(x))
+        cross_entropy(model(x), y).backward()
+
+
+def too_late() -> None:
+    model, x, y = problem("linear")
+    with kfac.capture(model):
+        loss = cross_entropy(model(x), y)
+        loss.backward(retain_graph=True)
+        model(x)
+        loss.backward()
+
+
+def uneven() -> None:
+    model, x, y = problem("recurrent")
+    with kfac.capture(model):
+        first, second = model(x), model(x)
+        cross_entropy(first, y).backward(retain_graph=True)
+        cross_entropy(first + second, y).backward()
+
+
+def convolution_twice() -> None:
+    model, x, y = problem("convolution")
+    with kfac.capture(model):
+        cross_entropy(model(x) + model(x), y).backward()
+
+
+def never_used() -> None:
+    model, x, y = problem("linear")
+    model.add_module("head", nn.Linear(2, 2))
+    model.forward = lambda x: model[2](model[1](model[0](x)))
+    captured(model, x, y).operator()
+
+
+def unpaired_batches() -> None:
+    model, x, _ = problem("linear")
+    kfac.capture(model).fit([x], "gaussian", "exact")
+
+
+def outputs_in_a_pair() -> None:
+    model, x, _ = problem("linear")
+    forward = lambda model, batch: ((model(batch), 0), None)  # noqa: E731
+    kfac.capture(model).fit([x], "gaussian", "exact", forward=forward)
+
+
+ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "no gradients": (without_gradients, ValueError, r"torch.no_grad\(\)"),
+    "no backward pass": (without_backward, ValueError, "nothing was captured"),
+    "an empty loader": (
+        lambda: kfac.capture(perceptron()).fit([], "gaussian", "exact"),
+        ValueError,
+        "nothing was captured",
+    ),
+    "entered twice": (entered_twice, ValueError, "entered already"),
+    "inputs written over": (overwritten, ValueError, "written over"),
+    "backward too late": (too_late, ValueError, "a later forward pass"),
+    "uneven backward passes": (uneven, ValueError, "add losses up"),
+    "a convolution twice": (convolution_twice, ValueError, "called 2 times"),
+    "a module never used": (never_used, ValueError, "no statistics yet"),
+    "no pairs": (unpaired_batches, ValueError, "forward="),
+    "no tensor": (outputs_in_a_pair, TypeError, "output is a tuple"),
+    "no model": (lambda: kfac.capture(lambda x: x), TypeError, "torch.nn.Module is needed"),
+    "parallel": (
+        lambda: kfac.capture(nn.DataParallel(perceptron())),
+        TypeError,
+        "give model.module",
+    ),
+    "lazy": (lambda: kfac.capture(nn.LazyLinear(2)), ValueError, "run the model once"),
+    "nothing to estimate": (lambda: kfac.capture(nn.LSTM(2, 2)), ValueError, "LSTM has no rule"),
+    "reduction": (lambda: kfac.capture(perceptron(), reduction="none"), ValueError, "reduction"),
+    "unknown": (lambda: kfac.capture(perceptron(), unknown="drop"), ValueError, "unknown"),
+    "a setting of no module": (
+        lambda: kfac.capture(perceptron(), sharing={"head": "reduce"}),
+        ValueError,
+        "sharing has the key 'head'",
+    ),
+    "statistics": (
+        lambda: kfac.capture(perceptron()).fit([], "gaussian", "exact", statistics="mean"),
+        ValueError,
+        "statistics = 'mean'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors(case):
+    run, kind, words = ERRORS[case]
+    with pytest.raises(kind, match=words) as caught:
+        run()
+    assert case != "a module never used" or "in the layer 'head'" in caught.value.__notes__
+
+
+# -- against curvlinops ----------------------------------------------------------------------------
+
+
+class Mean(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x.mean(dim=1)
+
+
+GOLDEN_NETS: dict[str, Callable[[], nn.Module]] = {
+    "mlp": lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)),
+    "seq": lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), Mean(), nn.Linear(3, 2)),
+    "conv": lambda: nn.Sequential(
+        nn.Conv2d(2, 3, (2, 3), stride=(1, 2), padding=(1, 0)),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(30, 2),
+    ),
+}
+GOLDEN = golden.load("curvlinops_kfac")
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden(name):
+    """Nets with their weights and batches; theirs is of the squared error itself, summed."""
+    case = {key: torch.tensor(value) for key, value in GOLDEN[name].items() if key != "meta"}
+    meta = GOLDEN[name]["meta"]
+    model = GOLDEN_NETS[meta["net"]]().double()
+    model.load_state_dict({n: case[f"param_{n}"] for n in meta["param_names"]})
+    curvature = kfac.capture(model, sharing=meta["approx"])
+    setting = {
+        "likelihood": {"mse": "gaussian", "ce": "categorical"}[meta["loss"]],
+        "fisher": {"empirical": "empirical", "type-2": "exact"}[meta["fisher"]],
+    }
+    curvature.fit([(case["X"], case["y"])], **setting)
+    examples, outputs = len(case["X"]), 2 if meta["loss"] == "mse" else 1
+    scale = 4.0 if meta["loss"] == "mse" else 1.0
+    scale *= examples if meta["reduction"] == "sum" else 1 / outputs
+    ekfac = meta["op"] == "EKFACLinearOperator"
+    if ekfac:
+        curvature.fit([(case["X"], case["y"])], **setting, statistics="eigenvalues")
+    for layer in () if ekfac else meta["layers"]:
+        a, g = curvature.curvature.moments[layer]
+        features = len(case[f"input_cov_{layer}"])  # without the bias if that is a block alone
+        close(a[:features, :features], case[f"input_cov_{layer}"])
+        uses = GOLDEN_USES.get((meta["net"], layer), 1)
+        close(g * scale * uses, case[f"grad_cov_{layer}"])
+    if meta["separate_weight_and_bias"]:
+        return
+    sizes = [int(np.prod(shape)) for shape in meta["param_shapes"]]
+    parts = zip(meta["param_names"], case["v"].split(sizes), meta["param_shapes"], strict=True)
+    v = {name: part.reshape(shape) for name, part, shape in parts}
+    for damping, expected in ((None, "Kv"), (meta["damping"], "inv_exact_v")):
+        method = "ekfac" if ekfac else "exact"
+        operator = scale * curvature.operator((damping or 0.0) / scale, method)
+        made = operator.multiply(v) if damping is None else operator.multiply_inverse(v)
+        close(torch.cat([part.flatten() for part in made.values()]), case[expected])
+
+
+# Their G of a convolution is the sum over its locations.
+GOLDEN_USES = {("conv", "0"): 10}
