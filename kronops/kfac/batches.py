@@ -96,7 +96,7 @@ def append_one(x: Array) -> Array:
     return xp.concat([x, xp.ones_like(x[..., :1])], axis=-1)
 
 
-def second_moment(x: Array, structure: str, count: int) -> Array:
+def second_moment(x: Array, structure: str, count: Any) -> Array:
     """The sum of ``x xᵀ``, or of its diagonal, over all axes but the last, divided by ``count``."""
     xp = backend_of(x).xp
     rows = xp.reshape(x, (-1, x.shape[-1]))

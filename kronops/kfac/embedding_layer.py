@@ -37,6 +37,9 @@ class EmbeddingLayer(AffineLayer):
     structure : {"kronecker", "diagonal"} or pair ("diagonal", {"full", "diagonal"})
         ``"kronecker"`` is ``("diagonal", "full")``; ``"diagonal"`` for the mean squares of the
         gradients, of each lookup, in the shape of the table.
+    padding_idx : int, optional
+        The id of a lookup that is none, as PyTorch has it: it is not counted, its gradients are
+        taken as zero, and ``G`` is the mean over all other lookups.
     debias : bool
         Whether averages are divided by their total weight.
     layout : {"in,out", "out,in"}
@@ -71,11 +74,17 @@ class EmbeddingLayer(AffineLayer):
 
     num_embeddings: int
     structure: str | tuple[str, str] = field(default="kronecker", kw_only=True)
+    padding_idx: int | None = field(default=None, kw_only=True)
     bias: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.num_embeddings = as_count(self.num_embeddings, "num_embeddings")
+        if self.padding_idx is not None and not 0 <= self.padding_idx < self.num_embeddings:
+            raise ValueError(
+                f"padding_idx = {self.padding_idx}: one of the ids, 0 to "
+                f"{self.num_embeddings - 1}, is needed"
+            )
         pairs = tuple(("diagonal", kind) for kind in KINDS)
         as_choice(self.structure, "structure", ("kronecker", "diagonal", *pairs))
 
@@ -95,7 +104,10 @@ class EmbeddingLayer(AffineLayer):
                 f"gradient for each id is needed, (B, out) or (draws, B, out) for ids (B,)"
             )
         ids = xp.reshape(ids, (ids.shape[0], -1))
-        return ids, xp.reshape(draws, (draws.shape[0], *ids.shape, draws.shape[-1]))
+        draws = xp.reshape(draws, (draws.shape[0], *ids.shape, draws.shape[-1]))
+        if self.padding_idx is not None:
+            draws = xp.where(ids[..., None] == self.padding_idx, xp.zeros_like(draws), draws)
+        return ids, draws
 
     def _statistics(self, batch: Batch) -> tuple[Arrays, int]:
         ids, g = self._rows(*batch)
@@ -103,8 +115,13 @@ class EmbeddingLayer(AffineLayer):
         if not self._kinds:
             squares = xp.sum(g * g, axis=0)
             return {"gradients": self._oriented(self._by_id(ids, squares) / examples)}, 1
-        counts = self._by_id(ids, xp.ones_like(g[0, ..., :1]))[:, 0]
-        outputs = second_moment(g, self._kinds[1], examples * uses)
+        looked_up = xp.ones_like(g[0, ..., :1])
+        number: Any = examples * uses
+        if self.padding_idx is not None:
+            looked_up = xp.astype(ids[..., None] != self.padding_idx, g.dtype)
+            number = xp.maximum(xp.sum(looked_up), xp.ones_like(looked_up[0, 0, 0]))
+        counts = self._by_id(ids, looked_up)[:, 0]
+        outputs = second_moment(g, self._kinds[1], number)
         return dict(zip(SIDES, (counts / (examples * uses), outputs), strict=True)), uses
 
     def _squares(self, batch: Batch, known: Eigenvalues) -> Array:

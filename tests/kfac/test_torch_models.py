@@ -218,6 +218,16 @@ def test_factors_are_moments_of_what_each_example_gives(name, sharing):
             close(moment, stacked.T @ stacked / len(stacked))
 
 
+def test_padding_is_no_lookup():
+    model, x, y = problem("embedding")
+    a, g = captured(model, x, y).curvature.moments["table"]
+    uses = torch.nn.functional.one_hot(x, 8).flatten(0, 1).double()
+    uses[:, 0] = 0
+    close(a, uses.mean(dim=0))
+    rows = example_gradients(model, x, y)["table.weight"].detach().flatten(0, 1)
+    close(g, rows.T @ rows / uses.sum())  # the words of an example are all different
+
+
 def test_several_backward_passes_are_draws():
     model, x, y = problem("recurrent")
     curvature = kfac.capture(model)

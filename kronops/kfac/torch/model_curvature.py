@@ -308,8 +308,8 @@ class ModelCurvature:
         for name, draws in recording.gradients.items():
             # Draws are summed, and the square of a sum of B examples is B times that of one.
             batches[name] = torch.stack(draws) * (scale * (len(draws) / examples) ** 0.5)
-        used = Curvature({name: self.curvature.layers[name] for name in batches})
-        update(used, batches, decay=self._decay, weight=examples)
+        used: dict[str, Any] = {name: self.curvature.layers[name] for name in batches}
+        update(Curvature(used), batches, decay=self._decay, weight=examples)
 
 
 def _forward(model: nn.Module, batch: Any) -> tuple[Any, Any]:
