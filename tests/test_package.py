@@ -82,6 +82,8 @@ FOR_SOME |= {
         f"kronops.kfac.torch.{name}"
         for name in ("model_curvature", "modules", "recording", "survey")
     ),
+    "kronops.kfac.jax",
+    *(f"kronops.kfac.jax.{name}" for name in ("model_curvature", "parameters", "taps")),
 }
 FOR_SOME |= {
     "kronops.plot",
@@ -91,6 +93,7 @@ NOT_AT_IMPORT = ARRAY_LIBRARIES | {"hypothesis", "matplotlib", "pytest", "sklear
 
 PUBLIC_MODULES = (kronops, kronops.kfac, kronops.linalg, kronops.testing)
 for needed, adapter in {
+    "jax": "kronops.kfac.jax",
     "lineax": "kronops.lineax",
     "matplotlib": "kronops.plot",
     "torch": "kronops.kfac.torch",

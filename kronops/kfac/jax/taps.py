@@ -1,0 +1,99 @@
+"""Taps: where a function says what a layer takes and gives, and passes through it that listen."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kronops.backends.standard import Array
+
+__all__ = ["Forward", "backward_passes", "forward_pass", "untapped"]
+
+
+def untapped(name: str, inputs: Any, outputs: Array) -> Array:
+    """``outputs``: the tap of a function that is trained or evaluated, and not captured.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from kronops.kfac.jax import untapped
+    >>> def model(params, x, tap=untapped):
+    ...     return tap("output", x, x @ params["output"]["w"])
+    >>> model({"output": {"w": jnp.ones((3, 2))}}, jnp.ones((4, 3))).shape
+    (4, 2)
+    """
+    return outputs
+
+
+class Forward(NamedTuple):
+    """A forward pass: what the tapped layers were given, and the way back to their outputs."""
+
+    outputs: Array
+    inputs: dict[str, list[Any]]
+    back: Callable[[Array], Any]
+
+
+def forward_pass(
+    model: Callable[..., Array], names: tuple[str, ...], params: Any, inputs: Any
+) -> Forward:
+    """A zero is added to each tapped output: the gradient by it is the one wanted."""
+
+    def perturbed(zeros: dict[str, list[Array]]) -> tuple[Array, dict[str, list[Any]]]:
+        seen: dict[str, list[Any]] = {name: [] for name in names}
+
+        def tap(name: str, inputs: Any, outputs: Array) -> Array:
+            if name not in seen:
+                return outputs
+            seen[name].append(inputs)
+            return outputs + zeros[name][len(seen[name]) - 1]
+
+        return model(params, inputs, tap), seen
+
+    outputs, back, seen = jax.vjp(perturbed, _zeros(model, names, params, inputs), has_aux=True)
+    return Forward(outputs, seen, back)
+
+
+def _zeros(
+    model: Callable[..., Array], names: tuple[str, ...], params: Any, inputs: Any
+) -> dict[str, list[Array]]:
+    """Zeros like the outputs of each tap, in the order of its uses."""
+    found: dict[str, list[Any]] = {name: [] for name in names}
+
+    def tap(name: str, inputs: Any, outputs: Array) -> Array:
+        if name in found:
+            found[name].append((outputs.shape, outputs.dtype))
+        return outputs
+
+    jax.eval_shape(lambda params, inputs: model(params, inputs, tap), params, inputs)
+    if unused := [name for name, outputs in found.items() if not outputs]:
+        raise ValueError(
+            f"layers has {', '.join(map(repr, unused))}, which the model does not tap: call "
+            f"outputs = tap(name, inputs, outputs) in it, or leave the name out of layers"
+        )
+    return {name: [jnp.zeros(*like) for like in outputs] for name, outputs in found.items()}
+
+
+def backward_passes(forward: Forward, seeds: Array) -> dict[str, Any]:
+    """What estimators take, from one pass back for each of ``seeds``, ``(draws, *outputs.shape)``.
+
+    The passes run one after the other: in the memory of one, and without the model under ``vmap``.
+    """
+    (gradients,) = jax.lax.map(forward.back, seeds.astype(forward.outputs.dtype))
+    return {name: _as_batch(forward.inputs[name], gradients[name]) for name in forward.inputs}
+
+
+def _as_batch(inputs: list[Any], gradients: list[Array]) -> Any:
+    """``(inputs, output_gradients)``, several uses along an axis of their own; or gradients alone.
+
+    An estimator of gradients has no draws: they become examples, with the same sum of squares.
+    """
+    if inputs[0] is None:
+        total = functools.reduce(jnp.add, gradients)
+        return len(total) ** 0.5 * jnp.reshape(total, (-1, *total.shape[2:]))
+    if len(inputs) == 1:
+        return inputs[0], gradients[0]
+    return jnp.stack(inputs), jnp.stack(gradients, axis=1)
