@@ -88,17 +88,26 @@ def is_hermitian(matrix: Array) -> bool:
         return False
     if not bool(backend.xp.all(backend.xp.isfinite(values))):
         return False
-    exactly = bool(backend.xp.all(values == backend.adjoint(values)))  # cheaper, and common
-    return exactly or bool(hermitian_to_rounding(values))
+    tiles = backend.tiles(values.shape[0])
+    exactly = all(  # cheaper, and common
+        bool(backend.xp.all(values[rows, columns] == backend.adjoint(values[columns, rows])))
+        for rows, columns in tiles
+    )
+    return exactly or all(bool(_close_tile(values, *tile)) for tile in tiles)
 
 
 def hermitian_to_rounding(matrix: Array) -> Array:
     """The same of a square matrix of finite entries, as an array without axes."""
+    return _close_tile(matrix, slice(None), slice(None))
+
+
+def _close_tile(matrix: Array, rows: slice, columns: slice) -> Array:
+    """Whether a tile is the adjoint of its mirror image up to rounding."""
     backend = backend_of(matrix)
     xp = backend.xp
     # Against the sizes of the row and the column, so that units do not matter.
     size = xp.sqrt(xp.abs(xp.linalg.diagonal(matrix)))
-    adjoint = backend.adjoint(matrix)
-    larger = xp.maximum(xp.abs(matrix), xp.abs(adjoint))
-    rounding = epsilon(matrix) * xp.maximum(size[:, None] * size, larger)
-    return xp.all(xp.abs(matrix - adjoint) <= (10 + matrix.shape[0]) * rounding)
+    tile, adjoint = matrix[rows, columns], backend.adjoint(matrix[columns, rows])
+    larger = xp.maximum(xp.abs(tile), xp.abs(adjoint))
+    rounding = epsilon(matrix) * xp.maximum(size[rows][:, None] * size[columns], larger)
+    return xp.all(xp.abs(tile - adjoint) <= (10 + matrix.shape[0]) * rounding)

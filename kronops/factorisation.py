@@ -24,7 +24,7 @@ class Factorisation:
     """``diag(1/rows) · S · diag(1/columns)`` with ``S = L Lᴴ`` (``definite``) or ``S = L U``."""
 
     backend: Backend
-    scaled: Array
+    dtype: Any
     rows: Array
     columns: Array
     definite: bool
@@ -36,19 +36,20 @@ class Factorisation:
         solved = self._solve_scaled(b * before[:, None], adjoint)
         # Half precision is factorised in single: the result is rounded to what was asked for.
         xp = self.backend.xp
-        dtype = xp.result_type(self.scaled.dtype, b.dtype)
+        dtype = xp.result_type(self.dtype, b.dtype)
         return xp.astype(solved, dtype, copy=False) * after[:, None]
 
     def inverse(self) -> Array:
         """The inverse's matrix."""
+        xp = self.backend.xp
         if self.definite:
-            scaled = self.backend.cholesky_inverse(self.factors)
+            made = self.backend.cholesky_inverse(self.factors, self.rows)
         else:
-            xp, device = self.backend.xp, self.backend.device(self.scaled)
-            identity = xp.eye(self.scaled.shape[0], dtype=self.scaled.dtype, device=device)
+            device = self.backend.device(self.rows)
+            identity = xp.eye(self.rows.shape[0], dtype=self.dtype, device=device)
             scaled = self.backend.lu_solve(self.factors, identity)
-        made = scaled * self.columns[:, None] * self.rows
-        return self.backend.xp.astype(made, self.scaled.dtype, copy=False)
+            made = scaled * self.columns[:, None] * self.rows
+        return xp.astype(made, self.dtype, copy=False)
 
     def adjoint(self) -> AdjointFactorisation:
         """For systems with the adjoint."""
@@ -58,7 +59,7 @@ class Factorisation:
         """Sign and logarithm of the absolute determinant."""
         xp = self.backend.xp
         if self.definite:
-            sign = xp.ones((), dtype=self.scaled.dtype, device=self.backend.device(self.scaled))
+            sign = xp.ones((), dtype=self.dtype, device=self.backend.device(self.rows))
             logabsdet = 2 * xp.sum(xp.log(xp.abs(xp.linalg.diagonal(self.factors))))
         else:
             sign, logabsdet = self.backend.lu_slogdet(self.factors)
@@ -68,26 +69,28 @@ class Factorisation:
 
     def cholesky(self) -> Array:
         """The lower triangular ``L`` of the matrix itself, if ``definite``."""
-        lower = self.backend.xp.astype(self.factors, self.scaled.dtype, copy=False)
+        lower = self.backend.xp.astype(self.factors, self.dtype, copy=False)
         return lower / self.rows[:, None]
 
-    def check_condition(self, matrix: Array, what: str, refuse: bool = True) -> float:
+    def check_condition(
+        self, matrix: Array, what: str, refuse: bool = True, inverse: Array | None = None
+    ) -> float:
         """Refuse a matrix that is singular to rounding (or warn); warn of one that is nearly so.
 
         Singular is judged on the scaled matrix; the warning is about the matrix as it is. Its
-        condition number is returned.
+        condition number in the 1-norm is returned: estimated, unless the ``inverse`` is given.
         """
         if not matrix.shape[0]:
             return 1.0
-        eps = epsilon(self.scaled)
-        try:
-            condition = one_norm(self.scaled) * self._inverse_norm(self._solve_scaled)
-        except LinAlgError:  # a library without LU notices only now
-            condition = math.inf
+        eps = epsilon(matrix)
+        even = _all_equal(self.rows) and _all_equal(self.columns)  # which the condition ignores
+        condition = self._condition(matrix, inverse, even)
+        if even and math.isinf(condition):  # perhaps for its sums are out of range
+            condition = self._condition(matrix, inverse, False)
         if refuse and condition > 4.0 / eps:
             raise LinAlgError(singular(what))
-        if condition <= 0.1 / eps:
-            condition = one_norm(matrix) * self._inverse_norm(self.solve)
+        if condition <= 0.1 / eps and not even:
+            condition = self._condition(matrix, inverse, True)
         if condition > 0.1 / eps:
             warn(
                 f"{what} has condition number {condition:.1e}: "
@@ -95,6 +98,19 @@ class Factorisation:
                 LinAlgWarning,
             )
         return condition
+
+    def _condition(self, matrix: Array, inverse: Array | None, plain: bool) -> float:
+        """That of the matrix as it is (``plain``), or scaled."""
+        rows, columns = (None, None) if plain else (self.rows, self.columns)
+        norm = one_norm(matrix, rows, columns)
+        if inverse is None:
+            try:
+                return norm * self._inverse_norm(self.solve if plain else self._solve_scaled)
+            except LinAlgError:  # a library without LU notices only now
+                return math.inf
+        below = one_norm(inverse) if plain else one_norm(inverse, 1 / self.columns, 1 / self.rows)
+        condition = norm * below
+        return condition if math.isfinite(condition) else math.inf
 
     def _solve_scaled(self, b: Array, adjoint: bool = False) -> Array:
         if not self.definite:
@@ -108,8 +124,8 @@ class Factorisation:
         for entries that alternate and grow guards against that, as in LAPACK.
         """
         xp = self.backend.xp
-        n = self.scaled.shape[0]
-        x = xp.full((n, 1), 1.0 / n, dtype=self.scaled.dtype, device=self.backend.device(self.rows))
+        n = self.rows.shape[0]
+        x = xp.full((n, 1), 1.0 / n, dtype=self.dtype, device=self.backend.device(self.rows))
         steps = xp.arange(n, device=self.backend.device(self.rows))
         estimate = 0.0
         for _ in range(5):
@@ -122,7 +138,10 @@ class Factorisation:
                 break
             estimate = grown
             unit = xp.where(magnitude == 0, xp.ones_like(magnitude), magnitude)
-            steepest = xp.argmax(xp.abs(solve(y / unit, True))[:, 0])
+            slopes = xp.abs(solve(y / unit, True))[:, 0]
+            if float(xp.max(slopes)) <= grown:  # no unit vector promises more
+                break
+            steepest = xp.argmax(slopes)
             x = xp.zeros_like(x) + xp.astype(steps == steepest, x.dtype)[:, None]
         numbers = xp.astype(steps, self.backend.real_dtype(x.dtype))
         growing = (1.0 - 2.0 * (numbers % 2.0)) * (1.0 + numbers / max(n - 1, 1))
@@ -170,18 +189,17 @@ def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Facto
     """
     backend = backend_of(matrix)
     if hermitian and (claimed or backend.values(matrix) is not None):
-        matrix = 0.5 * matrix + 0.5 * backend.adjoint(matrix)
         try:
             scale = _definite_scale(backend, matrix)
-            scaled = matrix * scale[:, None] * scale
-            return Factorisation(backend, scaled, scale, scale, True, backend.cholesky(scaled))
+            factor = backend.scaled_cholesky(matrix, scale)
+            return Factorisation(backend, matrix.dtype, scale, scale, True, factor)
         except LinAlgError:
             if claimed:
                 raise LinAlgError(f"{what} is not positive definite") from None
     rows, columns = _scales(backend, matrix, what)
     scaled = matrix * rows[:, None] * columns
     try:
-        return Factorisation(backend, scaled, rows, columns, False, backend.lu(scaled))
+        return Factorisation(backend, matrix.dtype, rows, columns, False, backend.lu(scaled))
     except LinAlgError:
         raise LinAlgError(singular(what)) from None
 
@@ -199,13 +217,6 @@ def _definite_scale(backend: Backend, matrix: Array) -> Array:
     seen = backend.values(diagonal)
     if seen is not None and bool(backend.xp.any(seen <= 0)):
         raise LinAlgError("the matrix is not positive definite")
-    values = backend.values(matrix)
-    if seen is not None and values is not None and matrix.shape[0]:
-        # No entry of a positive definite matrix exceeds the roots of its row and column.
-        root = backend.xp.sqrt(seen)
-        largest = backend.xp.max(backend.xp.abs(values), axis=1)
-        if bool(backend.xp.any(largest > 1.01 * root * backend.xp.max(root))):
-            raise LinAlgError("the matrix is not positive definite")
     return _power_of_two(backend.xp, backend.xp.sqrt(diagonal))
 
 
@@ -236,7 +247,16 @@ def _power_of_two(xp: Any, magnitude: Array) -> Array:
     return 2.0 ** xp.clip(-xp.round(xp.log2(unit)), -limit, limit)
 
 
-def one_norm(matrix: Array) -> float:
-    """The largest sum of the magnitudes of a column."""
-    xp = backend_of(matrix).xp
-    return float(xp.max(xp.sum(xp.abs(matrix), axis=0)))
+def one_norm(matrix: Array, rows: Array | None = None, columns: Array | None = None) -> float:
+    """The largest sum of the magnitudes of a column, of ``diag(rows) · M · diag(columns)``."""
+    backend = backend_of(matrix)
+    xp = backend.xp
+    sums = xp.zeros_like(xp.abs(matrix[0, :]))
+    for band in backend.bands(*matrix.shape):
+        sizes = xp.abs(matrix[band, :])
+        sums = sums + xp.sum(sizes if rows is None else sizes * rows[band][:, None], axis=0)
+    return float(xp.max(sums if columns is None else sums * columns))
+
+
+def _all_equal(numbers: Array) -> bool:
+    return bool(backend_of(numbers).xp.all(numbers == numbers[0]))

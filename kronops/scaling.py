@@ -55,7 +55,10 @@ def largest(array: Array) -> float:
     values = backend.values(array)
     if 0 in array.shape or values is None:
         return 0.0
-    return float(backend.xp.max(backend.xp.abs(values)))
+    if values.ndim != 2:
+        return float(backend.xp.max(backend.xp.abs(values)))
+    bands = backend.bands(*values.shape)
+    return max(float(backend.xp.max(backend.xp.abs(values[rows, :]))) for rows in bands)
 
 
 def smallest_exponent(array: Array) -> int:

@@ -110,3 +110,52 @@ def test_conditions_that_a_search_from_equal_entries_does_not_see(power):
         assert op._condition > 0.1 * np.linalg.cond(matrix, 1)
     assert bool(caught) == (power == 52)
     assert op.written_inverse is None
+
+
+LARGE = 300  # rows of more than one tile
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("claim", [None, "positive definite"])
+def test_large_inverses_are_made_tile_by_tile(dtype, claim):
+    rng = np.random.default_rng(0)
+    q = np.linalg.qr(rng.standard_normal((LARGE, LARGE)) + 1j * rng.standard_normal((LARGE, 1)))[0]
+    q = q if dtype is np.complex128 else np.linalg.qr(q.real)[0]
+    mild = (q * np.geomspace(1, 9, LARGE)) @ q.conj().T
+    units = 2.0 ** rng.integers(-12, 12, LARGE)
+    matrix = 0.5 * (mild + mild.conj().T) * units * units[:, None]
+    op = kronops.DenseOperator(matrix, claim)
+    before = op.matrix.copy()
+    found = op.inverse().to_dense()
+    want = np.linalg.inv(mild) / units / units[:, None]
+    np.testing.assert_allclose(found * units * units[:, None], np.linalg.inv(mild), atol=1e-12)
+    assert np.array_equal(found, found.conj().T) and np.array_equal(op.matrix, before)
+    norms = np.linalg.norm(matrix, 1), np.linalg.norm(want, 1)
+    assert op._condition == pytest.approx(norms[0] * norms[1], rel=1e-10)  # exact, not estimated
+
+
+@pytest.mark.parametrize("size", [1e307, 1e-307])
+def test_conditions_whose_sums_are_out_of_range(size):
+    op = kronops.DenseOperator(size * (np.eye(LARGE) + 0.5))
+    with np.errstate(over="ignore"):
+        found = op.inverse().to_dense()
+    np.testing.assert_allclose(found * size, np.linalg.inv(np.eye(LARGE) + 0.5), atol=1e-14)
+
+
+def test_an_inverse_that_is_only_written_out_is_checked_as_others_are():
+    rng = np.random.default_rng(0)
+    near = with_condition(20, 3e15, rng)[0]
+    with pytest.warns(kronops.LinAlgWarning, match="condition number"):
+        kronops.DenseOperator(near).inverse().to_dense()
+    with pytest.raises(kronops.LinAlgError, match="singular: add damping"):
+        low_rank = rng.standard_normal((20, 10)) @ rng.standard_normal((10, 20))
+        kronops.DenseOperator(low_rank).inverse().to_dense()
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 299), (299, 0), (150, 149), (5, 4)])
+def test_asymmetry_is_seen_in_every_tile(row, column):
+    matrix = np.eye(LARGE)
+    matrix[row, column] = 1e-15
+    assert kronops.DenseOperator(matrix).hermitian  # rounding
+    matrix[row, column] = 1e-8
+    assert not kronops.DenseOperator(matrix).hermitian

@@ -48,6 +48,8 @@ class NumpyBackend(Backend):
     NumpyBackend('numpy')
     """
 
+    tile = 128  # 128 KiB in double precision
+
     def __init__(self, name: str, xp: Any) -> None:
         super().__init__(name, np)  # NumPy itself follows the standard since 2.1
 
@@ -115,9 +117,29 @@ class NumpyBackend(Backend):
 
     def cholesky(self, matrix: Array) -> Array:
         """LAPACK's ``potrf``."""
-        (potrf,) = get_lapack_funcs(("potrf",), dtype=self._lapack_dtype(matrix))
-        factor, info = potrf(matrix, lower=True, clean=True) if matrix.size else (matrix, 0)
-        if info or not np.all(np.isfinite(factor)):
+        return self._cholesky(matrix, self._lapack_dtype(matrix))
+
+    def scaled_cholesky(self, matrix: Array, scale: Array) -> Array:
+        """Tile by tile into memory that ``potrf`` overwrites."""
+        dtype = self._lapack_dtype(matrix)
+        part = np.zeros(matrix.shape, dtype, order="F")
+        with np.errstate(over="ignore", invalid="ignore"):  # of what is not definite
+            for rows, columns in self.tiles(len(matrix)):
+                half = 0.5 * scale[rows, None].astype(dtype, copy=False)
+                tile = self.adjoint(matrix[columns, rows]) * half
+                tile += matrix[rows, columns] * half
+                tile *= scale[columns]
+                part[rows, columns] = np.tril(tile) if rows == columns else tile
+        return self._cholesky(part, dtype, own=True)
+
+    def _cholesky(self, matrix: Array, dtype: Any, own: bool = False) -> Array:
+        """Of a matrix that is ``own``, in place: its strict upper triangle is zero already."""
+        if not matrix.size:
+            return matrix
+        (potrf,) = get_lapack_funcs(("potrf",), dtype=dtype)
+        factor, info = potrf(matrix, lower=True, clean=not own, overwrite_a=own)
+        # What is not finite in a row is not finite on its diagonal, a sum of squares.
+        if info or not np.all(np.isfinite(np.diagonal(factor))):
             raise LinAlgError("the matrix is not positive definite")
         return factor
 
@@ -143,16 +165,21 @@ class NumpyBackend(Backend):
         x, _ = potrs(lower, b, lower=True)
         return np.asarray(x, dtype=b.dtype)
 
-    def cholesky_inverse(self, lower: Array) -> Array:
-        """LAPACK's ``potri``, which fills one triangle."""
+    def cholesky_inverse(self, lower: Array, scale: Array) -> Array:
+        """LAPACK's ``potri``, which fills one triangle; scaled and mirrored tile by tile."""
         if not lower.size:
             return lower
         (potri,) = get_lapack_funcs(("potri",), dtype=self._lapack_dtype(lower))
         triangle, _ = potri(lower, lower=True)
-        # Its strict upper triangle is that of ``lower``: zeros.
-        inverse = triangle + triangle.conj().T
-        np.fill_diagonal(inverse, np.diagonal(triangle))
-        return np.ascontiguousarray(inverse)
+        made = triangle.T  # in C order, where what is read lies in the upper triangle
+        for rows, columns in self.tiles(len(made)):
+            tile = triangle[rows, columns] * scale[rows, None]
+            tile *= scale[columns]
+            if rows == columns:
+                tile = np.tril(tile) + self.adjoint(np.tril(tile, -1))
+            made[rows, columns] = tile
+            made[columns, rows] = self.adjoint(tile)
+        return made
 
     def lu(self, matrix: Array) -> Any:
         """LAPACK's ``getrf``."""

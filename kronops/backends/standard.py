@@ -70,6 +70,7 @@ class Backend:
            [0., 2.]])
     """
 
+    tile: int | None = None  # rows and columns whose passes stay in the cache; None: all at once
     tracks = False  # whether the library has traces or derivatives, which `is_tracked` finds
 
     def __init__(self, name: str, xp: Any) -> None:
@@ -156,6 +157,17 @@ class Backend:
             Gives the same for arrays of this library, whose chunks need not hold whole vectors.
         """
         return getattr(owner, method)(x)
+
+    # -- passes over large matrices ------------------------------------------------------------
+
+    def bands(self, rows: int, columns: int) -> list[slice]:
+        """Rows of a matrix that are looked at together, so that nothing as large as it is made."""
+        return _pieces(rows, self.tile and max(1, self.tile**2 // max(columns, 1)))
+
+    def tiles(self, n: int) -> list[tuple[slice, slice]]:
+        """Rows and columns of tiles that hold the lower triangle of an ``n × n`` matrix."""
+        pieces = _pieces(n, self.tile)
+        return [(rows, columns) for i, rows in enumerate(pieces) for columns in pieces[: i + 1]]
 
     # -- what an array is ----------------------------------------------------------------------
 
@@ -255,6 +267,11 @@ class Backend:
             raise LinAlgError("the matrix is not positive definite")
         return factor
 
+    def scaled_cholesky(self, matrix: Array, scale: Array) -> Array:
+        """`cholesky` of ``diag(scale) (M + Mᴴ)/2 diag(scale)``."""
+        part = 0.5 * matrix + 0.5 * self.adjoint(matrix)
+        return self.cholesky(part * scale[:, None] * scale)
+
     def solve_triangular(
         self, matrix: Array, b: Array, *, lower: bool, adjoint: bool = False
     ) -> Array:
@@ -268,10 +285,10 @@ class Backend:
         half = self.solve_triangular(lower, b, lower=True)
         return self.solve_triangular(lower, half, lower=True, adjoint=True)
 
-    def cholesky_inverse(self, lower: Array) -> Array:
-        """``(L Lᴴ)⁻¹``."""
+    def cholesky_inverse(self, lower: Array, scale: Array) -> Array:
+        """``diag(scale) (L Lᴴ)⁻¹ diag(scale)``."""
         identity = self.xp.eye(lower.shape[0], dtype=lower.dtype, device=self.device(lower))
-        return self.cholesky_solve(lower, identity)
+        return self.cholesky_solve(lower, identity) * scale[:, None] * scale
 
     def lu(self, matrix: Array) -> Any:
         """What `lu_solve` and `lu_slogdet` need. The standard has no LU: here, the matrix."""
@@ -429,3 +446,9 @@ class Backend:
             f"no library like scipy.sparse.linalg goes with {self.name} arrays: use kronops.linalg "
             f"(cg, minres, lsmr), or bring the operator to NumPy by op.to_backend('numpy')"
         )
+
+
+def _pieces(count: int, size: int | None) -> list[slice]:
+    if not size or size >= count:
+        return [slice(None)]
+    return [slice(start, start + size) for start in range(0, count, size)]

@@ -175,9 +175,9 @@ class TorchBackend(Backend):
         lower, b = self.promote(lower, b)
         return torch.cholesky_solve(b, lower)
 
-    def cholesky_inverse(self, lower: Array) -> Array:
+    def cholesky_inverse(self, lower: Array, scale: Array) -> Array:
         """``torch.cholesky_inverse``."""
-        return torch.cholesky_inverse(lower)
+        return torch.cholesky_inverse(lower) * scale[:, None] * scale
 
     def lu(self, matrix: Array) -> Any:
         """``lu_factor_ex``."""

@@ -160,6 +160,18 @@ class DenseOperator(LinearOperator):
             return self._factorisation.check_condition(self.matrix, self._label)
         return math.inf  # nobody knows
 
+    def inverse_matrix(self) -> Array:
+        """The inverse, written out; if nobody has looked at the condition, that is then exact."""
+        known = "_condition" in self.__dict__ or self._untracked is not self
+        if known or self.backend.values(self.matrix) is None:
+            return self._solver.inverse()
+        factorisation = self._factorisation
+        with self.backend.eager():
+            made = factorisation.inverse()
+            condition = factorisation.check_condition(self.matrix, self._label, inverse=made)
+        self.__dict__["_condition"] = condition
+        return made
+
     @cached
     def written_inverse(self) -> Array | None:
         """The inverse's matrix, if products with it are as good as solves; else None.

@@ -102,7 +102,7 @@ class InverseOperator(LinearOperator):
 
     def _to_dense(self) -> Array:
         if isinstance(self.base, DenseOperator) and not self._tracked:
-            return self.base._solver.inverse()
+            return self.base.inverse_matrix()
         return super()._to_dense()
 
     def _eigenbasis(self) -> tuple[Array, LinearOperator]:
