@@ -147,8 +147,8 @@ def test_an_inverse_that_is_only_written_out_is_checked_as_others_are():
     near = with_condition(20, 3e15, rng)[0]
     with pytest.warns(kronops.LinAlgWarning, match="condition number"):
         kronops.DenseOperator(near).inverse().to_dense()
+    low_rank = rng.standard_normal((20, 10)) @ rng.standard_normal((10, 20))
     with pytest.raises(kronops.LinAlgError, match="singular: add damping"):
-        low_rank = rng.standard_normal((20, 10)) @ rng.standard_normal((10, 20))
         kronops.DenseOperator(low_rank).inverse().to_dense()
 
 

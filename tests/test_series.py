@@ -233,3 +233,32 @@ def test_an_ill_conditioned_moment_warns():
     op = kronops.SeriesOperator((np.diag([1, 1e-15]), 0 * one), (one, 0 * one), 2, 1)
     with pytest.warns(kronops.LinAlgWarning, match=r"input_moments\[0\] .* condition number"):
         op.multiply_inverse(np.ones((2, 2)))
+
+
+@pytest.mark.parametrize("option", [1, 2])
+def test_after_set_up_a_product_is_a_few_products_of_matrices(option, monkeypatch):
+    """Four, or eight for the inverse of option 2; its product solves two Stein equations."""
+    rng = np.random.default_rng(0)
+    x, g = rng.standard_normal((50, 40, 5)), rng.standard_normal((50, 40, 4))
+    moments = [
+        (np.einsum("tbi,tbj->ij", z, z), np.einsum("tbi,tbj->ij", z[1:], z[:-1])) for z in (x, g)
+    ]
+    op = kronops.SeriesOperator(*moments, 50, option)
+    v, plain, counted = rng.standard_normal((5, 4)), np.matmul, []
+
+    def matmul(*matrices):
+        counted.append(matrices)
+        return plain(*matrices)
+
+    doublings = len(op._doublings) if option == 2 else 0
+    calls = (
+        (op.multiply, 4 if option == 1 else 8 + 4 * doublings),
+        (op.multiply_inverse, 4 * option),
+    )
+    for call, most in calls:
+        call(v)  # which sets up
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "matmul", matmul)
+            call(v)
+        assert len(counted) == most
+        counted.clear()
