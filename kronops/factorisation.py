@@ -16,7 +16,15 @@ from kronops.backends.standard import Array, Backend
 from kronops.checks import epsilon, is_complex
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 
-__all__ = ["AdjointFactorisation", "Factorisation", "factorise", "one_norm", "singular"]
+__all__ = [
+    "AdjointFactorisation",
+    "Factorisation",
+    "RefinedInverse",
+    "factorise",
+    "one_norm",
+    "power_of_two",
+    "singular",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +177,53 @@ class AdjointFactorisation:
         return self.base.backend.adjoint(self.base.inverse())
 
 
+@dataclasses.dataclass(frozen=True)
+class RefinedInverse:
+    """Solves by the inverse's matrix, with one step of refinement: nothing but matrix products.
+
+    The inverse alone leaves a residual of about ``κ eps``, relative to the right-hand side, and the
+    step squares it: as small as that of other solves while ``κ² ≤ 1/eps`` (Higham, Accuracy and
+    Stability of Numerical Algorithms, 2002, sections 12.1 and 14.1).
+    """
+
+    matrix: Array
+    inverted: Array
+
+    @staticmethod
+    def serves(matrix: Array, condition: float) -> bool:
+        """Whether it is as good as other solves, and faster.
+
+        Of single precision little is left beyond conditions for which the inverse needs no step.
+        """
+        eps = epsilon(matrix)
+        return matrix.shape[0] <= 32 and eps < 1e-12 and condition <= 0.1 * eps**-0.5
+
+    def solve(self, b: Array) -> Array:
+        """The solution for right-hand sides ``(..., n, k)``, of which few are taken at a time."""
+        backend = backend_of(b)
+        axis = -1 if b.ndim == 2 else 0
+        count = b.shape[axis]
+        bands = backend.bands(count, math.prod(b.shape) // max(count, 1))
+        made = [self._refined(b[band, ...] if axis == 0 else b[:, band]) for band in bands]
+        return made[0] if len(made) == 1 else backend.xp.concat(made, axis=axis)
+
+    def _refined(self, b: Array) -> Array:
+        backend = backend_of(b)
+        matrix, inverted, b = backend.promote(self.matrix, self.inverted, b)
+        matmul = backend.xp.matmul
+        x = matmul(inverted, b)
+        return x + matmul(inverted, b - matmul(matrix, x))
+
+    def adjoint(self) -> RefinedInverse:
+        """For systems with the adjoint."""
+        adjoint = backend_of(self.matrix).adjoint
+        return RefinedInverse(adjoint(self.matrix), adjoint(self.inverted))
+
+    def inverse(self) -> Array:
+        """The inverse's matrix."""
+        return backend_of(self.inverted).copy(self.inverted)
+
+
 def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Factorisation:
     """Cholesky if positive definite, else LU, of a square matrix.
 
@@ -217,7 +272,7 @@ def _definite_scale(backend: Backend, matrix: Array) -> Array:
     seen = backend.values(diagonal)
     if seen is not None and bool(backend.xp.any(seen <= 0)):
         raise LinAlgError("the matrix is not positive definite")
-    return _power_of_two(backend.xp, backend.xp.sqrt(diagonal))
+    return power_of_two(backend.xp, backend.xp.sqrt(diagonal))
 
 
 def _scales(backend: Backend, matrix: Array, what: str) -> tuple[Array, Array]:
@@ -227,9 +282,9 @@ def _scales(backend: Backend, matrix: Array, what: str) -> tuple[Array, Array]:
     if 0 in matrix.shape:
         empty = xp.reshape(magnitude, (-1,))
         return empty, empty
-    rows = _power_of_two(xp, _positive(backend, xp.max(magnitude, axis=1), what))
+    rows = power_of_two(xp, _positive(backend, xp.max(magnitude, axis=1), what))
     largest = xp.max(magnitude * rows[:, None], axis=0)
-    return rows, _power_of_two(xp, _positive(backend, largest, what))
+    return rows, power_of_two(xp, _positive(backend, largest, what))
 
 
 def _positive(backend: Backend, largest: Array, what: str) -> Array:
@@ -240,7 +295,7 @@ def _positive(backend: Backend, largest: Array, what: str) -> Array:
     return largest
 
 
-def _power_of_two(xp: Any, magnitude: Array) -> Array:
+def power_of_two(xp: Any, magnitude: Array) -> Array:
     """The reciprocals of positive numbers, rounded to powers of two that can be represented."""
     limit = math.log2(float(xp.finfo(magnitude.dtype).max)) - 4.0
     unit = xp.where(magnitude == 0, xp.ones_like(magnitude), magnitude)

@@ -14,7 +14,9 @@ from kronops.explaining import Account, default_account
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
+from kronops.operators.inverse import InverseOperator
 from kronops.operators.scaled import identity_multiple
+from kronops.operators.stacked_factorisation import factorise_together
 from kronops.scalars import Scalar
 from kronops.vectors import Shape
 
@@ -105,7 +107,16 @@ class BlockDiagonalOperator(LinearOperator):
     def hermitian(self) -> bool:
         return all(block.hermitian for block in self.operators)
 
+    @cached
+    def _factorised(self) -> bool:
+        """Whether small dense blocks have been factorised, all of one size by one call."""
+        bases = (b.base if isinstance(b, InverseOperator) else b for b in self.operators)
+        factorise_together(bases)
+        return True
+
     def _matmat(self, x: Array) -> Array:
+        if isinstance(self.operators[0], InverseOperator):
+            _ = self._factorised
         pieces, start = [], 0
         for block in self.operators:
             stop = start + block.shape[1]
@@ -179,7 +190,7 @@ class BlockDiagonalOperator(LinearOperator):
     def _slogdet(self) -> tuple[Array, Array]:
         if not self._square_blocks:
             return super()._slogdet()
-        xp = self.backend.xp
+        xp, _ = self.backend.xp, self._factorised
         parts = [block._slogdet() for block in self.operators]
         return xp.prod(xp.stack([s for s, _ in parts])), xp.sum(xp.stack([v for _, v in parts]))
 

@@ -15,7 +15,13 @@ from kronops.checks import as_matrix, hermitian_to_rounding, is_hermitian
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
 from kronops.explaining import Account, dense_account
-from kronops.factorisation import AdjointFactorisation, Factorisation, factorise, one_norm
+from kronops.factorisation import (
+    AdjointFactorisation,
+    Factorisation,
+    RefinedInverse,
+    factorise,
+    one_norm,
+)
 from kronops.operator import LinearOperator
 from kronops.scalars import Scalar, is_real
 from kronops.scaling import exponent, rescale
@@ -149,8 +155,9 @@ class DenseOperator(LinearOperator):
         return factorise(self._entries, self.hermitian, claimed, self._label)
 
     @cached
-    def _solver(self) -> Factorisation | AdjointFactorisation:
-        _ = self._condition
+    def _solver(self) -> Factorisation | AdjointFactorisation | RefinedInverse:
+        if RefinedInverse.serves(self.matrix, self._condition):
+            return RefinedInverse(self.matrix, self._factorisation.inverse())
         return self._factorisation
 
     @cached
@@ -190,7 +197,7 @@ class DenseOperator(LinearOperator):
     def _determinant(self) -> tuple[Array, Array]:
         if self._untracked is not self:
             _ = self._untracked._determinant  # for its warnings
-        elif self.backend.values(self.matrix) is not None:
+        elif "_condition" not in self.__dict__ and self.backend.values(self.matrix) is not None:
             self._factorisation.check_condition(self.matrix, self._label, refuse=False)
         return self._factorisation.slogdet()
 
@@ -206,7 +213,7 @@ class DenseOperator(LinearOperator):
         return (values, vectors) if certain is None else (values * certain, vectors * certain)
 
     def _solve(self, x: Array) -> Array:
-        if x.ndim == 2:
+        if x.ndim == 2 or isinstance(self._solver, RefinedInverse):
             return self._solver.solve(x)
         xp = self.backend.xp
         rolled = xp.moveaxis(x, (-2,), (0,))
