@@ -75,9 +75,9 @@ class AffineLayer(Estimator):
         return SIDES if self._kinds else ("gradients",)
 
     def _statistics(self, batch: Batch) -> tuple[Arrays, int]:
-        a, g = self._augmented_rows(batch)
         if self._kinds:
-            return self._factors(a, g, self._kinds)
+            return self._factors(*self._rows(*batch), self._kinds)
+        a, g = self._augmented_rows(batch)
         examples = a.shape[2]
         if self.structure == "diagonal":
             return {"gradients": self._oriented(mean_square_gradient(a, g))}, 1
@@ -88,8 +88,14 @@ class AffineLayer(Estimator):
         """Means over all places where the layer is used, and how many each example has."""
         uses, locations, examples, _ = a.shape
         repeats = uses * locations
-        rows = zip(SIDES, (a, g), kinds, strict=True)
-        return {s: second_moment(x, kind, repeats * examples) for s, x, kind in rows}, repeats
+        count = repeats * examples
+        xp = backend_of(a).xp
+        # The places of an example together, as most layers have them in memory.
+        moments = (
+            second_moment(xp.moveaxis(a, 2, 0), kinds[0], count, self.bias),
+            second_moment(xp.moveaxis(g, 3, 1), kinds[1], count),
+        )
+        return dict(zip(SIDES, moments, strict=True)), repeats
 
     def _read(self, values: Arrays) -> Any:
         if self._kinds:

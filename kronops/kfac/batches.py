@@ -96,13 +96,23 @@ def append_one(x: Array) -> Array:
     return xp.concat([x, xp.ones_like(x[..., :1])], axis=-1)
 
 
-def second_moment(x: Array, structure: str, count: Any) -> Array:
-    """The sum of ``x xᵀ``, or of its diagonal, over all axes but the last, divided by ``count``."""
+def second_moment(x: Array, structure: str, count: Any, one: bool = False) -> Array:
+    """The sum of ``x xᵀ``, or of its diagonal, over all axes but the last, divided by ``count``.
+
+    With ``one`` that of `append_one` of ``count`` vectors, by a border in place of a copy of them.
+    """
     xp = backend_of(x).xp
     rows = xp.reshape(x, (-1, x.shape[-1]))
+    mean = xp.sum(rows, axis=0) / count if one else None
     if structure == "diagonal":
-        return xp.sum(rows * rows, axis=0) / count
-    return xp.matmul(xp.matrix_transpose(rows), rows) / count
+        squares = xp.sum(rows * rows, axis=0) / count
+        return squares if mean is None else append_one(squares)
+    half = xp.matmul(xp.matrix_transpose(rows), rows) / (2 * count)
+    moment = half + xp.matrix_transpose(half)  # equal to the last bit, which checks see at once
+    if mean is None:
+        return moment
+    columns = xp.concat([moment, mean[:, None]], axis=1)
+    return xp.concat([columns, append_one(mean)[None, :]], axis=0)
 
 
 def gradient_slabs(a: Array, g: Array) -> Iterator[Array]:

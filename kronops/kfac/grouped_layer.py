@@ -51,13 +51,13 @@ class GroupedLayer(AffineLayer):
     def _statistics(self, batch: Batch) -> tuple[Arrays, int]:
         if not self._grouped:
             return super()._statistics(batch)
+        if self._kinds:
+            rows = self._group_rows(*batch)
+            xp = backend_of(rows[0][0]).xp
+            factors, repeats = zip(*(self._factors(*r, self._kinds) for r in rows), strict=True)
+            return {s: xp.stack([factor[s] for factor in factors]) for s in SIDES}, repeats[0]
         groups = self._augmented_groups(batch)
         xp = backend_of(groups[0][0]).xp
-        if self._kinds:
-            factors, repeats = zip(
-                *(self._factors(*rows, self._kinds) for rows in groups), strict=True
-            )
-            return {s: xp.stack([factor[s] for factor in factors]) for s in SIDES}, repeats[0]
         if self.structure == "diagonal":
             squares = xp.concat([mean_square_gradient(*rows) for rows in groups], axis=-1)
             return {"gradients": self._oriented(squares)}, 1
