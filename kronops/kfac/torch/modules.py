@@ -78,10 +78,10 @@ class Layer(ABC):
         """What the estimator takes, from each call's inputs and draws of output gradients."""
         a = [self._by_example(x, examples, self.input_axes) for x in inputs]
         draws = [
-            torch.cat([self._by_example(g, examples, self.output_axes) for g in calls], dim=1)
+            _along_places([self._by_example(g, examples, self.output_axes) for g in calls])
             for calls in zip(*gradients, strict=True)
         ]
-        return torch.cat(a, dim=1), torch.stack(draws)
+        return _along_places(a), _as_draws(draws)
 
     def _trains(self, part: str) -> bool:
         parameter = getattr(self.module, part, None)
@@ -156,7 +156,8 @@ class Convolution(Layer):
             )
         (x,), (draws,) = inputs, gradients
         self._by_example(x, examples, axes=len(self.module.kernel_size))
-        return x, torch.stack(list(draws))
+        # Channels are brought to the end, where the estimator has them, in the one copy there is.
+        return x, _as_draws([g.movedim(1, -1) for g in draws]).movedim(-1, 2)
 
 
 class Embedding(Layer):
@@ -257,6 +258,16 @@ KINDS: dict[type[nn.Module], type[Layer]] = {
     nn.LayerNorm: LayerNormalisation,
     nn.RMSNorm: RootMeanSquareNormalisation,
 }
+
+
+def _along_places(calls: Sequence[Tensor]) -> Tensor:
+    """One after the other; what one call gave is not copied."""
+    return calls[0] if len(calls) == 1 else torch.cat(tuple(calls), dim=1)
+
+
+def _as_draws(draws: Sequence[Tensor]) -> Tensor:
+    """Along a first axis; one draw is not copied."""
+    return draws[0][None] if len(draws) == 1 else torch.stack(tuple(draws))
 
 
 def kind_of(module: nn.Module) -> type[Layer] | None:

@@ -75,7 +75,7 @@ class Recording:
         _check_calls(layer.name, calls)
         inputs = [call.inputs for call in calls]
         a, g = layer.batch(inputs, [call.gradients for call in calls], self.examples)
-        return a, scale * g
+        return a, g if scale == 1.0 else scale * g
 
     def _receive(self, gradients: list[Tensor], gradient: Tensor) -> None:
         if self.superseded:
