@@ -227,7 +227,7 @@ def _picked(op: LinearOperator, line: Array, places: Index) -> Array:
 
 def _require_one_home(left: LinearOperator, right: LinearOperator) -> None:
     """One library and one device: closed forms look at shapes alone."""
-    first, second = (next(tree.leaves(op)) for op in (left, right))
+    first, second = (tree.leaves(op)[0] for op in (left, right))
     backend = backend_of(first, second)
     if not backend.same_device(second, backend.device(first)):
         raise TypeError(

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from kronops import tree
 from kronops.backends import backend_of
 
-__all__ = ["cached"]
+__all__ = ["cached", "fact"]
 
 T = TypeVar("T")
 
@@ -31,20 +31,38 @@ class cached(Generic[T]):
     def __get__(self, op: Any, owner: type) -> T:
         if op is None:
             return self  # type: ignore[return-value]
-        own = {id(leaf): leaf for leaf in tree.leaves(op)}
-        tracked = any(_is_tracked(leaf) for leaf in own.values())
+        own = tree.leaves(op)
+        tracked = any(map(_is_tracked, own))
         if tracked or not own:
             value = self.function(op)
         else:
-            with backend_of(*own.values()).eager():
+            with backend_of(*own).eager():
                 value = self.function(op)
         keep = all(
-            id(leaf) in own or not (tracked or _is_tracked(leaf)) for leaf in tree.leaves(value)
+            not (tracked or _is_tracked(leaf)) or any(leaf is array for array in own)
+            for leaf in tree.leaves(value)
         )
         # An operator that keeps one which holds it in turn would be freed late: both are cheap.
         circular = value is op or any(child is op for child in tree.children(value))
         if keep and not circular:
             op.__dict__[self.name] = value
+        return value
+
+
+class fact(Generic[T]):
+    """A property without arrays in it, such as a shape: computed once, whatever is traced."""
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, op: Any, owner: type) -> T:
+        if op is None:
+            return self  # type: ignore[return-value]
+        value = op.__dict__[self.name] = self.function(op)
         return value
 
 

@@ -63,7 +63,7 @@ def check_finite_values(array: Array, name: str) -> None:
     """Refuse NaN and infinity anywhere in ``array``, where its values can be seen."""
     backend = backend_of(array)
     values = backend.values(array)
-    if values is not None and not bool(backend.xp.all(backend.xp.isfinite(values))):
+    if values is not None and not backend.all_finite(values):
         raise ValueError(f"{name} has NaN or infinite entries (check_finite=False lets them pass)")
 
 
@@ -86,7 +86,7 @@ def is_hermitian(matrix: Array) -> bool:
     values = backend.values(matrix)
     if matrix.shape[0] != matrix.shape[1] or values is None:
         return False
-    if not bool(backend.xp.all(backend.xp.isfinite(values))):
+    if not backend.all_finite(values):
         return False
     tiles = backend.tiles(values.shape[0])
     exactly = all(  # cheaper, and common

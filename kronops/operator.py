@@ -21,7 +21,7 @@ from kronops.backends import (
     register_container,
 )
 from kronops.backends.standard import Array, Backend
-from kronops.caching import cached
+from kronops.caching import cached, fact
 from kronops.checks import as_inexact
 from kronops.columns import submatrix
 from kronops.errors import DensificationWarning, LinAlgError, warn
@@ -160,10 +160,10 @@ class LinearOperator(ABC):
 
     # -- what an operator is -------------------------------------------------------------------
 
-    @cached
+    @fact
     def backend(self) -> Backend:
         """The array library of the operator's arrays."""
-        leaves = list(tree.leaves(self))
+        leaves = tree.leaves(self)
         if not leaves:
             names = ", ".join(field.name for field in dataclasses.fields(self))
             raise TypeError(
@@ -172,7 +172,7 @@ class LinearOperator(ABC):
             )
         return backend_of(*leaves)
 
-    @cached
+    @fact
     def dtype(self) -> Any:
         """The dtype of the matrix's entries."""
         inexact = [leaf for leaf in tree.leaves(self) if self._kind(leaf).endswith("floating")]
@@ -186,10 +186,10 @@ class LinearOperator(ABC):
             return xp.result_type(dtype, xp.complex64)
         return dtype
 
-    @cached
+    @fact
     def device(self) -> Any:
         """The device of the operator's arrays."""
-        return self.backend.device(next(tree.leaves(self)))
+        return self.backend.device(tree.leaves(self)[0])
 
     @property
     def domain_shape(self) -> Shape:
@@ -984,10 +984,10 @@ class LinearOperator(ABC):
 
         It is kept, with all that it keeps in turn: arrays in fields never change.
         """
-        if not self.backend.tracks:
-            return self
         made = self.__dict__.get("_kept_untracked")
         if made is None:
+            if not self._tracked:
+                return self
             made = tree.map_parts(self, _untracked, lambda child: child._untracked)
             if all(
                 new is old for new, old in zip(tree.leaves(made), tree.leaves(self), strict=True)
@@ -1005,7 +1005,7 @@ class LinearOperator(ABC):
     def _square(self) -> bool:
         return self.shape[0] == self.shape[1]
 
-    @cached
+    @fact
     def _complex(self) -> bool:
         return self.backend.kind(self.dtype) == "complex floating"
 

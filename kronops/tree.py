@@ -13,24 +13,27 @@ from kronops.backends.standard import Array
 __all__ = ["children", "leaves", "map_leaves", "map_parts", "put_together", "take_apart"]
 
 
-def leaves(value: Any) -> Iterator[Array]:
-    """Every array in ``value``, depth first."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from leaves(getattr(value, field.name))
-    elif is_array(value):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from leaves(part)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from leaves(part)
+def leaves(value: Any) -> tuple[Array, ...]:
+    """Every array in ``value``, depth first. An operator keeps its own: every operation asks."""
+    if _has_fields(value):
+        kept: tuple[Array, ...] | None = value.__dict__.get("_leaves")
+        if kept is None:
+            fields = dataclasses.fields(value)
+            kept = leaves([getattr(value, field.name) for field in fields])
+            value.__dict__["_leaves"] = kept
+        return kept
+    if is_array(value):
+        return (value,)
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (tuple, list)):
+        return ()
+    return tuple(leaf for part in value for leaf in leaves(part))
 
 
 def children(value: Any) -> Iterator[Any]:
     """The arrays and operators directly in the fields of ``value``, and its Python scalars."""
-    if not dataclasses.is_dataclass(value):
+    if not _has_fields(value):
         return
     for field in dataclasses.fields(value):
         content = getattr(value, field.name)
@@ -42,9 +45,14 @@ def children(value: Any) -> Iterator[Any]:
             yield content
 
 
+def _has_fields(value: Any) -> bool:
+    """Whether ``value`` is an instance of a dataclass; `dataclasses.is_dataclass` takes longer."""
+    return hasattr(type(value), "__dataclass_fields__")
+
+
 def map_leaves(value: Any, function: Callable[[Array], Array]) -> Any:
     """``value`` with ``function`` applied to every array; nothing is checked again."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if _has_fields(value):
         return map_parts(value, function, lambda child: map_leaves(child, function))
     return _map_content(value, function, lambda child: map_leaves(child, function))
 
@@ -63,7 +71,7 @@ def _map_content(
 ) -> Any:
     if is_array(content):
         return of_array(content)
-    if dataclasses.is_dataclass(content) and not isinstance(content, type):
+    if _has_fields(content):
         return of_child(content)
     if isinstance(content, (tuple, list)):
         return type(content)(_map_content(part, of_array, of_child) for part in content)
@@ -97,9 +105,7 @@ def _take_apart(value: Any) -> tuple[dict[str, Any], _Rest]:
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     names = value.__dict__.get("_array_fields")
     if names is None:
-        names = tuple(
-            name for name, content in fields.items() if next(leaves(content), None) is not None
-        )
+        names = tuple(name for name, content in fields.items() if leaves(content))
     parts = {name: fields.pop(name) for name in names}
     labels = {
         field.name: fields.pop(field.name)

@@ -587,6 +587,13 @@ def test_no_gradient_is_lost_to_a_first_use_inside_a_transform():
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_finite_entries_of_an_infinite_sum():
+    matrix = torch.full((2, 2), 1e308, dtype=torch.float64)
+    assert torch.equal(DenseOperator(matrix).to_dense(), matrix)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        DenseOperator(torch.tensor([[1.0, torch.inf], [-torch.inf, 1.0]]))
+
+
 def test_inference_mode():
     a, b, x, c = inputs("definite")
     wanted = everything(kron(a, b), kron(a, b).damped(c), x)

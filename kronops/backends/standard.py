@@ -198,6 +198,10 @@ class Backend:
         """The same entries in memory of their own."""
         return self.xp.asarray(array, copy=True)
 
+    def all_finite(self, values: Array) -> bool:
+        """Whether no entry is NaN or infinite."""
+        return bool(self.xp.all(self.xp.isfinite(values)))
+
     def reshape(self, array: Array, shape: tuple[int, ...]) -> Array:
         """``array`` in another shape."""
         return self.xp.reshape(array, shape)
@@ -263,7 +267,7 @@ class Backend:
         except (np.linalg.LinAlgError, RuntimeError) as error:
             raise LinAlgError("the matrix is not positive definite") from error
         values = self.values(factor)
-        if values is not None and not bool(self.xp.all(self.xp.isfinite(values))):
+        if values is not None and not self.all_finite(values):
             raise LinAlgError("the matrix is not positive definite")
         return factor
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -79,7 +80,7 @@ class TorchBackend(Backend):
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
         """Outside `torch.func`, inference mode and forward mode."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or _is_eager():
             yield
             return
         with (
@@ -131,6 +132,10 @@ class TorchBackend(Backend):
         """A clone, through which gradients flow."""
         return array.clone()
 
+    def all_finite(self, values: Array) -> bool:
+        """None is NaN or infinite if their sum is finite: a pass in place of four."""
+        return math.isfinite(abs(values.sum().item())) or super().all_finite(values)
+
     def device(self, array: Array) -> Any:
         """The tensor's own."""
         return array.device
@@ -157,7 +162,7 @@ class TorchBackend(Backend):
         factor, info = torch.linalg.cholesky_ex(self.wide(matrix))
         failure = self.values(info)
         if failure is not None:
-            if bool(failure != 0) or not bool(torch.all(torch.isfinite(factor.detach()))):
+            if bool(failure != 0) or not self.all_finite(factor.detach()):
                 raise LinAlgError("the matrix is not positive definite")
             return factor
         return torch.where(info[..., None, None] == 0, factor, torch.nan)
@@ -329,6 +334,17 @@ class _Namespace:
         """The product along some axes."""
         with _no_autocast(left.device.type):
             return self._xp.tensordot(left, right, axes=axes)
+
+
+def _is_eager() -> bool:
+    """Whether no mode of PyTorch is on that `TorchBackend.eager` would turn off."""
+    return not (
+        functorch.peek_interpreter_stack()
+        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled("cuda")
+        or torch.is_inference_mode_enabled()
+        or forward_ad._current_level >= 0
+    )
 
 
 def _no_autocast(kind: str) -> contextlib.AbstractContextManager[Any]:

@@ -103,7 +103,7 @@ class MovingAverage:
         for name, total in self.totals.items():
             backend = backend_of(total)
             values = backend.values(total)
-            if values is not None and not bool(backend.xp.all(backend.xp.isfinite(values))):
+            if values is not None and not backend.all_finite(values):
                 raise ValueError(
                     f"{name}: the sum of second moments has NaN or infinite entries in "
                     f"{total.dtype}; finite values are needed, and nothing was updated"

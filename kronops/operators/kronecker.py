@@ -10,7 +10,7 @@ from typing import Any
 from kronops import tree
 from kronops.backends import is_array
 from kronops.backends.standard import Array
-from kronops.caching import cached
+from kronops.caching import cached, fact
 from kronops.checks import is_complex
 from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError
@@ -118,15 +118,15 @@ class KroneckerOperator(LinearOperator):
         object.__setattr__(self, "layout", as_layout(layout))
         self._check_one_home()
 
-    @cached
+    @fact
     def shape(self) -> tuple[int, int]:
         return math.prod(self.range_shape), math.prod(self.domain_shape)
 
-    @cached
+    @fact
     def domain_shape(self) -> tuple[int, ...]:
         return in_layout(tuple(factor.shape[1] for factor in self.factors), self.layout)
 
-    @cached
+    @fact
     def range_shape(self) -> tuple[int, ...]:
         return in_layout(tuple(factor.shape[0] for factor in self.factors), self.layout)
 
@@ -458,7 +458,7 @@ class KroneckerOperator(LinearOperator):
         scale = _fold_scale(scalars, folded)
         return KroneckerOperator(folded, scale, layout=self.layout)
 
-    @cached
+    @fact
     def _square_factors(self) -> bool:
         return all(factor._square for factor in self.factors)
 
@@ -485,7 +485,7 @@ def kron(*factors: Any) -> KroneckerOperator:
 
 def sample_of_sum(base: KroneckerOperator, shift: Scalar, normals: Normals) -> Array:
     """Draws with covariance ``base + shift·I``: one for each term, without an eigenvector."""
-    identity = IdentityOperator(base.shape[0], like=next(tree.leaves(base)))
+    identity = IdentityOperator(base.shape[0], like=tree.leaves(base)[0])
     return base._sample(normals) + (identity * shift)._sample(normals)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from kronops import spectrum, tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
-from kronops.caching import cached
+from kronops.caching import cached, fact
 from kronops.checks import is_complex
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
@@ -99,12 +99,12 @@ class KroneckerSumOperator(SchurBasisOperator):
         object.__setattr__(self, "shift", shift)
         self._check_one_home()
 
-    @cached
+    @fact
     def shape(self) -> tuple[int, int]:
         n = math.prod(self.domain_shape)
         return n, n
 
-    @cached
+    @fact
     def domain_shape(self) -> tuple[int, ...]:
         return tuple(factor.shape[0] for factor in self.factors)
 
