@@ -30,7 +30,8 @@ def run(title: str) -> dict:
 
 def test_all_python_blocks_are_found():
     assert README.count("```python") == len(BLOCK.findall(README)) == len(EXAMPLES)
-    titles = {"For K-FAC", "For Gaussian processes", "With SciPy", "With PyTorch and JAX"}
+    titles = {"For K-FAC of a PyTorch model", "For K-FAC of your own arrays"}
+    titles |= {"For Gaussian processes", "With SciPy", "With PyTorch and JAX"}
     assert set(EXAMPLES) == titles
 
 
@@ -41,7 +42,7 @@ def test_runs_and_is_short(title):
 
 
 def test_kfac_step_solves_the_damped_system():
-    names = run("For K-FAC")
+    names = run("For K-FAC of your own arrays")
     back = names["F"].multiply(names["step"])
     for layer, (weights, bias) in names["gradient"].items():
         np.testing.assert_allclose(back[layer][0], weights, rtol=1e-9, atol=1e-9)
