@@ -13,12 +13,11 @@ __all__ = ["cached", "fact"]
 T = TypeVar("T")
 
 
-class cached(Generic[T]):
-    """A property that is computed at first use and published by one assignment.
+class fact(Generic[T]):
+    """A property without arrays in it, such as a dtype: computed once, whatever is traced.
 
-    Of an operator whose arrays are traced or differentiated only what consists of these arrays
-    themselves is kept. Of any other it is computed at once, even in the midst of a trace, so that
-    an operator from outside `jax.jit` is factorised once, and serves inside and outside again.
+    One assignment publishes it, without the lock of Python 3.11's `functools.cached_property`,
+    which a fork may take along while it is held.
     """
 
     def __init__(self, function: Callable[[Any], T]) -> None:
@@ -27,6 +26,21 @@ class cached(Generic[T]):
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
+
+    def __get__(self, op: Any, owner: type) -> T:
+        if op is None:
+            return self  # type: ignore[return-value]
+        value = op.__dict__[self.name] = self.function(op)
+        return value
+
+
+class cached(fact[T]):
+    """A property that is computed at first use and published by one assignment.
+
+    Of an operator whose arrays are traced or differentiated only what consists of these arrays
+    themselves is kept. Of any other it is computed at once, even in the midst of a trace, so that
+    an operator from outside `jax.jit` is factorised once, and serves inside and outside again.
+    """
 
     def __get__(self, op: Any, owner: type) -> T:
         if op is None:
@@ -46,23 +60,6 @@ class cached(Generic[T]):
         circular = value is op or any(child is op for child in tree.children(value))
         if keep and not circular:
             op.__dict__[self.name] = value
-        return value
-
-
-class fact(Generic[T]):
-    """A property without arrays in it, such as a shape: computed once, whatever is traced."""
-
-    def __init__(self, function: Callable[[Any], T]) -> None:
-        self.function = function
-        self.__doc__ = function.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, op: Any, owner: type) -> T:
-        if op is None:
-            return self  # type: ignore[return-value]
-        value = op.__dict__[self.name] = self.function(op)
         return value
 
 
