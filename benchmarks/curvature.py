@@ -79,8 +79,8 @@ def compared(name: str, fisher: str) -> dict[str, Any]:
         return KFACInverseLinearOperator(peer, damping=DAMPING, use_exact_damping=True)
 
     def anew() -> Any:
-        """Without the decompositions that estimators keep."""
-        estimator_cache_cleared(made)
+        """Statistics that are loaded again have lost the decompositions that estimators keep."""
+        made.curvature.load_state_dict(made.curvature.state_dict())
         return our_inverse().multiply_inverse(vector)
 
     made, peer = ours(), theirs()
@@ -93,19 +93,11 @@ def compared(name: str, fisher: str) -> dict[str, Any]:
         "invert": (anew, lambda: their_inverse() @ plain),
         "solve": (lambda: inverse.multiply_inverse(vector), lambda: peer_inverse @ plain),
     }
-    row: dict[str, Any] = {"network": name, "Fisher": fisher, "parameters": sum(map(len_, plain))}
+    count = sum(part.numel() for part in plain)
+    row: dict[str, Any] = {"network": name, "Fisher": fisher, "parameters": count}
     for stage, pair in stages.items():
         row |= timed(stage, *pair)
     return row
-
-
-def len_(x: Tensor) -> int:
-    return x.numel()
-
-
-def estimator_cache_cleared(made: kfac.ModelCurvature) -> None:
-    """Statistics that are loaded again have lost what was decomposed."""
-    made.curvature.load_state_dict(made.curvature.state_dict())
 
 
 def agree(ours: dict[str, Tensor], theirs: list[Tensor]) -> None:
@@ -132,4 +124,4 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    table("curvature", __doc__, rows)
+    table("curvature", __doc__, rows, ("torch", "curvlinops-for-pytorch"))

@@ -136,7 +136,12 @@ def save(report: dict[str, Any], path: Path | None) -> None:
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def table(name: str, description: str, measure: Callable[[], Iterator[dict[str, Any]]]) -> None:
+def table(
+    name: str,
+    description: str,
+    measure: Callable[[], Iterator[dict[str, Any]]],
+    distributions: Iterable[str] = ("numpy", "scipy"),
+) -> None:
     """A script that prints rows of results as they come, and keeps them."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -144,7 +149,7 @@ def table(name: str, description: str, measure: Callable[[], Iterator[dict[str, 
     add_options(parser)
     options = parser.parse_args()
     restart_with(options.threads)
-    report: dict[str, Any] = {"benchmark": name, **environment(("numpy", "scipy")), "rows": []}
+    report: dict[str, Any] = {"benchmark": name, **environment(distributions), "rows": []}
     print(f"{report['date']}, {report['cpu']}, {report['threads']} threads, {report['blas']}")
     for row in measure():
         report["rows"].append(row)

@@ -161,6 +161,7 @@ SECTIONS = {
     "solvers": rows,
     "inverses": rows,
     "growth": growth,
+    "curvature": rows,
 }
 
 

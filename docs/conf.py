@@ -28,7 +28,7 @@ autosummary_generate = True
 autodoc_typehints = "none"
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
-autodoc_mock_imports = ["equinox", "jax", "lineax", "torch"]  # of adapters
+autodoc_mock_imports = ["equinox", "jax", "lineax"]  # of adapters; the examples need PyTorch
 numpydoc_show_class_members = False
 numpydoc_validation_checks = {"PR02", "PR03"}
 
