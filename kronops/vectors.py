@@ -7,6 +7,7 @@ the same form.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "Shape",
     "as_layout",
     "flatten",
+    "flatten_each",
     "in_layout",
     "same_form",
     "size_of",
@@ -173,6 +175,28 @@ def _flatten_pair(pair: Any, domain: Shape, range_: Shape, name: str) -> tuple[A
 
 
 def _flatten_blocks(v: Any, domain: Shape, range_: Shape, name: str) -> tuple[Array, Restore]:
+    flats, restore = flatten_each(v, domain, range_, name)
+    ends = [0, *itertools.accumulate(size_of(part) for part in _parts(range_))]
+
+    def restore_flat(result: Array) -> Any:
+        return restore([result[start:stop] for start, stop in itertools.pairwise(ends)])
+
+    return backend_of(*flats).xp.concat(flats) if len(flats) > 1 else flats[0], restore_flat
+
+
+def flatten_each(
+    v: Any, domain: Shape, range_: Shape, name: str = "v"
+) -> tuple[list[Array], Callable[[list[Array]], Any]]:
+    """The parts of a structured vector of blocks as flat arrays; results in the form of ``v``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> shape = {"a": (2, 2), "b": (1,)}
+    >>> flats, restore = flatten_each({"a": np.zeros((2, 2)), "b": np.ones(1)}, shape, shape)
+    >>> [flat.shape for flat in flats], restore(flats)["b"]
+    ([(4,), (1,)], array([1.]))
+    """
     keys = list(domain) if isinstance(domain, dict) else list(range(len(domain)))
     if isinstance(domain, dict):
         fits = isinstance(v, dict) and v.keys() == set(_entries(domain))
@@ -181,20 +205,12 @@ def _flatten_blocks(v: Any, domain: Shape, range_: Shape, name: str) -> tuple[Ar
     if not fits:
         raise ValueError(f"{name} is {_describe(v)}{_differences(v, domain)}; {_would_do(domain)}")
     pieces = [flatten(_at(v, key), domain[key], range_[key], f"{name}[{key!r}]") for key in keys]
-    flats = [flat for flat, _ in pieces]
-    xp = backend_of(*flats).xp
-    ends = [0]
-    for key in keys:
-        ends.append(ends[-1] + size_of(range_[key]))
 
-    def restore(result: Array) -> Any:
-        parts = [
-            restore_part(result[start:stop])
-            for (_, restore_part), start, stop in zip(pieces, ends, ends[1:], strict=False)
-        ]
+    def restore(results: list[Array]) -> Any:
+        parts = [back(result) for (_, back), result in zip(pieces, results, strict=True)]
         return _as_kind(type(v), _named(keys, parts, v) if isinstance(v, dict) else parts)
 
-    return xp.concat(flats) if len(flats) > 1 else flats[0], restore
+    return [flat for flat, _ in pieces], restore
 
 
 def _entries(domain: dict[Any, Shape]) -> list[Any]:

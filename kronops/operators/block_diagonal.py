@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from kronops.backends import is_array
+from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.columns import scaled_norm
@@ -18,7 +18,7 @@ from kronops.operators.inverse import InverseOperator
 from kronops.operators.scaled import identity_multiple
 from kronops.operators.stacked_factorisation import factorise_together
 from kronops.scalars import Scalar
-from kronops.vectors import Shape
+from kronops.vectors import Shape, flatten_each
 
 __all__ = ["BlockDiagonalOperator", "block_diag"]
 
@@ -107,18 +107,30 @@ class BlockDiagonalOperator(LinearOperator):
     def hermitian(self) -> bool:
         return all(block.hermitian for block in self.operators)
 
+    @property
+    def _ready(self) -> tuple[LinearOperator, ...]:
+        """The blocks; small dense ones to be inverted have been factorised together."""
+        return (
+            self._factorised if isinstance(self.operators[0], InverseOperator) else self.operators
+        )
+
     @cached
-    def _factorised(self) -> bool:
-        """Whether small dense blocks have been factorised, all of one size by one call."""
-        bases = (b.base if isinstance(b, InverseOperator) else b for b in self.operators)
-        factorise_together(bases)
-        return True
+    def _factorised(self) -> tuple[LinearOperator, ...]:
+        factorise_together(b.base if isinstance(b, InverseOperator) else b for b in self.operators)
+        return self.operators
+
+    def multiply(self, v: Any) -> Any:
+        """``op`` times the structured vector ``v``; of blocks, each block by itself."""
+        if is_array(v):
+            return super().multiply(v)
+        flats, restore = flatten_each(v, self.domain_shape, self.range_shape)
+        backend_of(*flats)
+        blocks = zip(self._ready, flats, strict=True)
+        return restore([block._apply(flat) for block, flat in blocks])
 
     def _matmat(self, x: Array) -> Array:
-        if isinstance(self.operators[0], InverseOperator):
-            _ = self._factorised
         pieces, start = [], 0
-        for block in self.operators:
+        for block in self._ready:
             stop = start + block.shape[1]
             pieces.append(block._matmat(x[..., start:stop, :]))
             start = stop
