@@ -23,15 +23,22 @@ class ConvLayer(Convolution):
     ----------
     kernel_shape : int or sequence of int
         The spatial sizes of the kernel: as many as images have spatial axes.
-    strides, dilation : int or sequence of int
+    strides : int or sequence of int
         One for each spatial axis, or one for all.
     padding : {"SAME", "VALID"} or sequence of pairs of int
         Zeros before and after each spatial axis. ``"SAME"`` is TensorFlow's: ``⌈size / stride⌉``
         outputs, the odd zero after the image.
+    dilation : int or sequence of int
+        As ``strides``.
     groups : int
         Groups of channels with kernels ``(kh, kw, in/groups, out)``. Each has a block of its own,
         ``n · A_g ⊗ G_g``, and its own share of factored damping; the factors that `moments` gives
         are stacked along a leading axis.
+    debias : bool
+        Whether averages are divided by their total weight.
+    layout : {"in,out", "out,in"}
+        ``"out,in"`` is PyTorch's: kernels ``(out, in, kh, kw)``, patches ``(in, kh, kw)``, the
+        bias the last column, ``n · G ⊗ A``.
     bias : bool
         Whether patches end in a constant 1. Vectors are then ``(kernel, bias)`` pairs, or
         ``(kh·kw·in + 1, out)`` with the bias last.
@@ -42,11 +49,6 @@ class ConvLayer(Convolution):
         ``B``, and ``n`` is ``T`` times the number of locations.
     channels : {"last", "first"}
         Where images and output gradients have their channels; ``"first"`` is PyTorch's.
-    debias : bool
-        Whether averages are divided by their total weight.
-    layout : {"in,out", "out,in"}
-        ``"out,in"`` is PyTorch's: kernels ``(out, in, kh, kw)``, patches ``(in, kh, kw)``, the
-        bias the last column, ``n · G ⊗ A``.
 
     Raises
     ------

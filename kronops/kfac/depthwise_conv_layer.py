@@ -20,12 +20,14 @@ class DepthwiseConvLayer(Convolution):
 
     Parameters
     ----------
-    kernel_shape, strides, padding, dilation, bias, structure, uses, channels, debias
+    kernel_shape, strides, padding, dilation, debias
         As in `ConvLayer`.
     layout : {"in,out", "out,in"}
         Kernels are ``(kh, kw, in, multiplier)``, or ``(kh, kw, 1, in·multiplier)``, the same in
         memory; or, with ``"out,in"``, PyTorch's ``(in·multiplier, 1, kh, kw)``. The bias is
         ``(in·multiplier,)``.
+    bias, structure, uses, channels
+        As in `ConvLayer`.
 
     Raises
     ------

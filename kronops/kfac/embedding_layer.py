@@ -34,17 +34,17 @@ class EmbeddingLayer(AffineLayer):
     ----------
     num_embeddings : int
         How many vectors there are: ids are ``0, …, num_embeddings − 1``.
+    debias : bool
+        Whether averages are divided by their total weight.
+    layout : {"in,out", "out,in"}
+        The table is ``(num_embeddings, out)`` with ``"in,out"``: PyTorch's embeddings too, unlike
+        its linear layers.
     structure : {"kronecker", "diagonal"} or pair ("diagonal", {"full", "diagonal"})
         ``"kronecker"`` is ``("diagonal", "full")``; ``"diagonal"`` for the mean squares of the
         gradients, of each lookup, in the shape of the table.
     padding_idx : int, optional
         The id of a lookup that is none, as PyTorch has it: it is not counted, its gradients are
         taken as zero, and ``G`` is the mean over all other lookups.
-    debias : bool
-        Whether averages are divided by their total weight.
-    layout : {"in,out", "out,in"}
-        The table is ``(num_embeddings, out)`` with ``"in,out"``: PyTorch's embeddings too, unlike
-        its linear layers.
 
     Raises
     ------

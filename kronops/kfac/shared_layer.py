@@ -34,14 +34,14 @@ class SharedLayer(AffineLayer):
         ``(weights, bias)`` pairs, or ``(in + 1, out)`` with the bias last.
     sharing : {"expand", "reduce"}
         Which of the two.
-    structure : {"kronecker", "diagonal", "full"} or pair of {"full", "diagonal"}
-        As in `DenseLayer`. Without Kronecker factors nothing is averaged over inputs: the moments
-        are those of the gradients ``a_s g_sᵀ`` of each place, summed over the places after
-        squaring ("expand") or before ("reduce").
     debias : bool
         Whether averages are divided by their total weight.
     layout : {"in,out", "out,in"}
         ``"out,in"`` is PyTorch's: weights ``(out, in)``, the bias the last column, ``G ⊗ A``.
+    structure : {"kronecker", "diagonal", "full"} or pair of {"full", "diagonal"}
+        As in `DenseLayer`. Without Kronecker factors nothing is averaged over inputs: the moments
+        are those of the gradients ``a_s g_sᵀ`` of each place, summed over the places after
+        squaring ("expand") or before ("reduce").
 
     Raises
     ------

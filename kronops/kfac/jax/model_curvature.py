@@ -208,7 +208,7 @@ class ModelCurvature:
             Inputs, any pytree, are handed to the model. Targets may be None but for
             ``fisher="empirical"``.
         likelihood, fisher, key_or_rng, samples
-            As in `kronops.kfac.fisher.output_gradients`, with one pass back for each draw. Or
+            As in `output_gradients`, with one pass back for each draw. Or
             ``likelihood`` is a function of ``(outputs, targets)`` that gives the loss of each
             example, ``(B,)``, and ``fisher="empirical"``.
         statistics : {"moments", "eigenvalues"}
@@ -251,10 +251,12 @@ class ModelCurvature:
         params : pytree
             Handed to the model.
         loader : iterable of (inputs, targets)
-        likelihood, fisher, samples, statistics
+        likelihood, fisher
             As in `update`.
         key_or_rng : key or generator, optional
             As in `update`; a key is folded with the number of the batch.
+        samples, statistics
+            As in `update`.
         progress : callable, optional
             From the loader, what is iterated over in its place, as ``tqdm.tqdm`` does.
 
