@@ -152,6 +152,25 @@ def test_an_interrupted_save_leaves_the_old_file(path: Path, monkeypatch: Any) -
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_save_follows_links_and_keeps_permissions(path: Path) -> None:
+    kronops.save(path, kronops.DiagonalOperator(np.ones(2)))
+    path.chmod(0o600)
+    link = path.with_name("link")
+    link.symlink_to(path)
+    kronops.save(link, kronops.DiagonalOperator(np.ones(3)))
+    assert link.is_symlink() and kronops.load(path).trace() == 3.0
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ValueError, match="is no regular file"):
+        kronops.save(path.parent, kronops.DiagonalOperator(np.ones(2)))
+
+
+def test_names_of_others_are_theirs(path: Path) -> None:
+    """A subclass of the user's may be called as one of ours is."""
+    kronops.save(path, kronops.DiagonalOperator(np.ones(2)))
+    type("DiagonalOperator", (kronops.DiagonalOperator,), {})
+    assert type(kronops.load(path)) is kronops.DiagonalOperator
+
+
 # -- what is refused ------------------------------------------------------------------------------
 
 
@@ -161,6 +180,8 @@ def test_what_files_do_not_hold(path: Path) -> None:
         kronops.save(path, op, format="pickle")
     with pytest.raises(TypeError, match="op is a ndarray: an operator or an estimator is needed"):
         kronops.save(path, np.ones(2))
+    with pytest.raises(TypeError, match="op is a NoneType"):
+        kronops.save(path, None)
     with pytest.raises(FileNotFoundError):
         kronops.load(path)
     assert not path.exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,15 @@ def load(path: str | os.PathLike[str], backend: str | None = None, device: Any =
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Any]:
     """A new file beside ``path``, which takes its name if all goes well."""
-    made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    path = path.resolve()  # of a link, what it leads to
+    replaces = path.exists()
+    if replaces and not path.is_file():
+        raise ValueError(f"path = {path} is no regular file: it would be replaced by one")
+    made = path.with_name(f".kronops-{secrets.token_hex(8)}")
     try:
         with made.open("xb") as file:
+            if replaces:
+                shutil.copymode(path, made)
             yield file
         os.replace(made, path)
     except BaseException:

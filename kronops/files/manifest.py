@@ -77,7 +77,7 @@ def encode(thing: Any) -> tuple[str, list[NumpyArray]]:
     """The manifest of ``thing``, and its arrays."""
     encoder = _Encoder()
     root = encoder.node(thing, "op")
-    if "object" not in root:
+    if not (isinstance(root, dict) and "object" in root):
         raise TypeError(f"op is a {type(thing).__name__}: an operator or an estimator is needed")
     manifest = {
         "format": FORMAT,
@@ -111,12 +111,17 @@ class _Encoder:
         if isinstance(value, Mapping):
             pairs = value.items()
             return {
-                "dict": [[self.node(k, place), self.node(v, f"{place}[{k!r}]")] for k, v in pairs]
+                "dict": [[self._key(k, place), self.node(v, f"{place}[{k!r}]")] for k, v in pairs]
             }
         known = self._known.get(id(value))
         if known is None:
             known = self._known[id(value)] = value, self._collect(value, place)
         return known[1]
+
+    def _key(self, key: Any, place: str) -> Any:
+        if not isinstance(key, (str, int, tuple)):
+            raise TypeError(f"{place} has a key that is a {type(key).__name__}: names are needed")
+        return self.node(key, f"a key of {place}")
 
     def _collect(self, value: Any, place: str) -> dict[str, int]:
         if is_array(value):
@@ -128,7 +133,7 @@ class _Encoder:
                     name: self.node(part, f"{place}.{name}")
                     for name, part in savable.take(value).items()
                 }
-                self.objects.append({"class": type(value).__name__, "fields": fields})
+                self.objects.append({"class": _name_of(type(value)), "fields": fields})
                 return {"object": len(self.objects) - 1}
         raise TypeError(f"{place} is a {type(value).__name__}, which files do not hold")
 
@@ -280,8 +285,14 @@ def _classes(name: Any) -> dict[type, _Savable]:
         kind: savable
         for base, savable in _SAVABLE.items()
         for kind in _with_subclasses(base)
-        if kind.__name__ == name
+        if _name_of(kind) == name
     }
+
+
+def _name_of(kind: type) -> str:
+    """Short for what is ours, wherever it stands; with its module for what is not."""
+    ours = kind.__module__.partition(".")[0] == "kronops"
+    return kind.__name__ if ours else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _with_subclasses(kind: type[Any]) -> Iterator[type[Any]]:

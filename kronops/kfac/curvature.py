@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from kronops import BlockDiagonalOperator
@@ -60,6 +60,13 @@ class Curvature:
                     f"estimator such as DenseLayer() is needed"
                 )
             self.layers[name] = part
+        estimators = list(self._estimators())
+        if len(set(map(id, estimators))) < len(estimators):
+            raise ValueError("layers has one estimator under two names: each needs one of its own")
+
+    def _estimators(self) -> Iterator[Estimator]:
+        for part in self.layers.values():
+            yield from part._estimators() if isinstance(part, Curvature) else (part,)
 
     def __repr__(self) -> str:
         return f"Curvature({self.layers!r})"

@@ -25,12 +25,21 @@ def factored_gap(operator: KroneckerOperator, damping: float, pi: str | float) -
     c: Any = operator.scale
     (p, q), traces = (f.shape[0] for f in operator.factors), [f.trace() for f in operator.factors]
     means = [mean_eigenvalue(t, n) for t, n in zip(traces, (p, q), strict=True)]
-    s, t = map(float, damping_shares(means, damping / c, pi))
-    trace_a, trace_g = map(float, traces)
-    norm_a, norm_g = (float(factor.norm()) for factor in operator.factors)
+    shares = map(float, damping_shares(means, damping / c, pi))
+    # Squares of numbers near one leave the range of floats nowhere.
+    (s, norm_a, trace_a), (t, norm_g, trace_g) = (
+        _relative(share, float(factor.norm()), float(trace))
+        for share, factor, trace in zip(shares, operator.factors, traces, strict=True)
+    )
     gap = _square(t * norm_a) * q + _square(s * norm_g) * p + 2 * s * t * trace_a * trace_g
     exact = _square(norm_a * norm_g) + 2 * s * t * trace_a * trace_g + _square(s * t) * p * q
     return math.sqrt(gap / exact) if gap else 0.0
+
+
+def _relative(share: float, norm: float, trace: float) -> tuple[float, float, float]:
+    """All three divided by the larger of the first two."""
+    size = max(share, norm) or 1.0
+    return share / size, norm / size, trace / size
 
 
 def _square(x: float) -> float:

@@ -80,11 +80,8 @@ class EmbeddingLayer(AffineLayer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.num_embeddings = as_count(self.num_embeddings, "num_embeddings")
-        if self.padding_idx is not None and not 0 <= self.padding_idx < self.num_embeddings:
-            raise ValueError(
-                f"padding_idx = {self.padding_idx}: one of the ids, 0 to "
-                f"{self.num_embeddings - 1}, is needed"
-            )
+        if self.padding_idx is not None:
+            self.padding_idx = _as_id(self.padding_idx, self.num_embeddings)
         pairs = tuple(("diagonal", kind) for kind in KINDS)
         as_choice(self.structure, "structure", ("kronecker", "diagonal", *pairs))
 
@@ -175,3 +172,12 @@ def _as_ids(inputs: Any, count: int) -> Array:
                 f"num_embeddings = {count}"
             )
     return ids
+
+
+def _as_id(value: Any, count: int) -> int:
+    """``padding_idx`` as a Python integer."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"padding_idx is a {type(value).__name__}: one of the ids is needed")
+    if not 0 <= int(value) < count:
+        raise ValueError(f"padding_idx = {value}: one of the ids, 0 to {count - 1}, is needed")
+    return int(value)

@@ -79,7 +79,7 @@ def spectrum(
 
 
 def block_spectra(operator: BlockDiagonalOperator, ax: Axes | None = None) -> Axes:
-    """The spectrum of each block, as ``spectrum`` draws it, under the name of the block.
+    """The spectra of all blocks in one picture, under the names of the blocks.
 
     Parameters
     ----------

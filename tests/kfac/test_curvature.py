@@ -103,3 +103,10 @@ def test_repr_shows_the_settings() -> None:
     assert repr(Curvature({"a": GradientLayer()})) == (
         "Curvature({'a': GradientLayer(debias=True, layout='in,out', structure='diagonal')})"
     )
+
+
+def test_each_name_needs_an_estimator_of_its_own() -> None:
+    layer = DenseLayer()
+    for layers in ({"a": layer, "b": layer}, {"a": layer, "b": {"c": layer}}):
+        with pytest.raises(ValueError, match="one estimator under two names"):
+            Curvature(layers)

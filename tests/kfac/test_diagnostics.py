@@ -119,3 +119,10 @@ def test_nested_layers_are_updated_all_or_none() -> None:
     with pytest.raises(ValueError, match=r"batches has the names \['dense'\]"):
         curvature.update(broken)
     np.testing.assert_array_equal(curvature.operator().to_dense(), before)
+
+
+@pytest.mark.parametrize("size", [1e-60, 1e-45, 1e60])
+def test_damping_gap_does_not_depend_on_the_scale(size: float) -> None:
+    layer = DenseLayer()
+    layer.update(np.full((1, 1), size), np.full((1, 1), 2 * size))
+    assert layer.damping_gap(size**4) == pytest.approx(0.8)  # of 4 + 1 and (2 + 1)²

@@ -776,3 +776,40 @@ def test_golden(name):
 
 # Their G of a convolution is the sum over its locations.
 GOLDEN_USES = {("conv", "0"): 10}
+
+
+def small_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+
+
+def test_batches_end_where_the_model_itself_is_not_called():
+    """By parts of it, or after another tensor that tells nothing of the examples."""
+    model, x = small_net(), torch.randn(8, 3, dtype=torch.float64)
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, mask, x):
+            return self.inner(mask * x)
+
+    def trace(model, **settings):
+        made = kfac.capture(model).fit([(x, None)] * 3, "categorical", "exact", **settings)
+        return float(made.operator().trace())
+
+    wanted = trace(model)
+    by_parts = trace(model, forward=lambda model, batch: (model[2](model[:2](batch[0])), None))
+    ones = torch.ones(1, 1, dtype=torch.float64)
+    masked = trace(Masked(), forward=lambda model, batch: (model(ones, batch[0]), None))
+    np.testing.assert_allclose([by_parts, masked], wanted, rtol=1e-12)
+
+
+def test_a_context_needs_the_model_and_no_fit():
+    model, x = small_net(), torch.randn(8, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="call the model itself"), kfac.capture(model):
+        model[2](model[:2](x)).sum().backward()
+    curvature = kfac.capture(model)
+    with pytest.raises(ValueError, match="would record twice"), curvature:
+        curvature.fit([(x, None)], "categorical", "exact")

@@ -249,11 +249,17 @@ class ModelCurvature:
                 'fisher = "exact" has no draws of mean zero, which unknown="gradient" needs: '
                 '"sampled" would do'
             )
+        if self._entered is not None:
+            raise ValueError(
+                "fit within the context of this curvature would record twice: leave it"
+            )
         forward = forward or _forward
         with _undisturbed(self.model), self._recorder(statistics, "sum") as recorder:
             for batch in progress(loader) if progress else loader:
+                recorder.next_batch()
                 outputs, targets = forward(self.model, batch)
                 _check_outputs(outputs)
+                recorder.recording.examples = outputs.shape[0]
                 draws = output_gradients(
                     outputs.detach(),
                     likelihood,

@@ -32,6 +32,7 @@ class Recording:
     examples: int | None = None
     calls: dict[str, list[Call]] = field(default_factory=dict)
     gradients: dict[str, list[Tensor]] = field(default_factory=dict)
+    begun: bool = False
     superseded: bool = False
 
     @property
@@ -46,6 +47,11 @@ class Recording:
 
     def add(self, layer: Layer, inputs: Tensor, outputs: Tensor) -> None:
         """One call of a module; its gradients come later."""
+        if not self.begun:
+            raise ValueError(
+                f"{layer.name!r} was called, and not by the model, which would tell where a batch "
+                f"begins: call the model itself, or use fit with forward="
+            )
         if not outputs.requires_grad:
             raise ValueError(
                 f"{layer.name or 'the model'} runs without gradients, as under torch.no_grad() or "
@@ -146,11 +152,16 @@ class Recorder:
             raise ValueError("nothing was captured: no backward pass came by a layer of the model")
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.next_batch()
+        first = _first_tensor(args, kwargs)
+        self.recording.examples = None if first is None else first.shape[self.batch_axis]
+
+    def next_batch(self) -> None:
+        """End the batch before, if it has gone backward."""
         if self._end():
             self.recording.superseded = True
             self.recording = Recording()
-        first = _first_tensor(args, kwargs)
-        self.recording.examples = None if first is None else first.shape[self.batch_axis]
+        self.recording.begun = True
 
     def _end(self) -> bool:
         """Whether there was a batch that has gone backward; it is taken in."""
