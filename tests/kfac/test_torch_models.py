@@ -504,6 +504,11 @@ class Tied(nn.Module):
         self.first = self.second = nn.Linear(2, 2)
 
 
+class OwnConvolution(nn.Conv2d):
+    def _conv_forward(self, x: Any, weight: Any, bias: Any) -> Any:
+        return super()._conv_forward(x, 10 * weight, bias)
+
+
 class Own(nn.Linear):
     def forward(self, x: Any) -> Any:
         return 2 * super().forward(x)
@@ -519,6 +524,11 @@ UNKNOWN = {
     "attention": (nn.MultiheadAttention(4, 2), {"in_proj_weight", "out_proj.bias"}, "Multihead"),
     "tied": (Tied(), {"table.weight"}, "table.weight and out.weight are one parameter"),
     "recurrent": (nn.LSTM(2, 2), {"weight_ih_l0"}, "LSTM has no rule"),
+    "a convolution of its own": (
+        OwnConvolution(1, 1, 1),
+        {"weight", "bias"},
+        "OwnConvolution has no rule",
+    ),
     "a forward pass of its own": (Own(2, 2), {"weight", "bias"}, "Own has no rule"),
     "half frozen": (half_frozen(), {"bias"}, "weight is frozen"),
     "sparse": (nn.Embedding(3, 2, sparse=True), {"weight"}, "sparse=True"),

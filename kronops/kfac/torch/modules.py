@@ -272,7 +272,11 @@ def _as_draws(draws: Sequence[Tensor]) -> Tensor:
 
 def kind_of(module: nn.Module) -> type[Layer] | None:
     """The kind of a module whose forward pass is that of PyTorch, not one of a subclass."""
+    own = type(module)
     for base, kind in KINDS.items():
-        if isinstance(module, base) and type(module).forward is base.forward:
+        if isinstance(module, base) and all(
+            getattr(own, name, None) is getattr(base, name, None)
+            for name in ("forward", "_conv_forward")
+        ):
             return kind
     return None
