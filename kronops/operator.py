@@ -290,6 +290,8 @@ class LinearOperator(ABC):
         array([[2., 2.],
                [2., 2.]])
         """
+        if is_array(v) and tuple(v.shape) == self.shape[1:]:  # flat, and so is the result
+            return self._apply(v)
         flat, restore = flatten(v, self.domain_shape, self.range_shape)
         return restore(self._apply(flat))
 
