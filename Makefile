@@ -38,7 +38,7 @@ types: $(VENV)/types.stamp ## The type annotations of kronops, checked strictly.
 	$(BIN)/mypy
 
 docs: $(VENV)/docs.stamp ## The documentation, into docs/_build/html; a warning is an error.
-	rm -rf docs/generated
+	rm -rf docs/generated docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
