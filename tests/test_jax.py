@@ -15,6 +15,7 @@ import pytest
 import zoo
 
 import kronops
+import kronops.linalg
 from kronops import (
     DenseOperator,
     DiagonalOperator,
