@@ -11,13 +11,12 @@ later one (``solve``). Ratios above 1: kronops is faster. Double precision, in e
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from curvlinops import FisherType, KFACInverseLinearOperator, KFACLinearOperator
-from measuring import calls_for, no_collection, seconds, table
+from measuring import medians_in_turns, table
 from torch import Tensor, nn
 
 import kronops.kfac.torch as kfac
@@ -108,11 +107,7 @@ def agree(ours: dict[str, Tensor], theirs: list[Tensor]) -> None:
 
 def timed(stage: str, ours: Callable[[], Any], theirs: Callable[[], Any]) -> dict[str, float]:
     """Medians over rounds in which both take turns, and the median of their ratio."""
-    with no_collection():
-        calls = [calls_for(seconds(function)) for function in (ours, theirs)]
-        pairs = [[*map(seconds, (ours, theirs), calls)] for _ in range(ROUNDS)]
-    pairs = [[*pair, pair[1] / pair[0]] for pair in pairs]
-    medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
+    medians = medians_in_turns(ours, theirs, ROUNDS)
     names = (f"{stage}, kronops", f"{stage}, curvlinops", f"{stage}, ratio")
     return dict(zip(names, medians, strict=True))
 

@@ -12,12 +12,11 @@ kronops, or what is kept, is faster.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from measuring import calls_for, no_collection, seconds, table
+from measuring import medians_in_turns, table
 
 import kronops
 
@@ -28,15 +27,6 @@ DAMPING = 1e-2
 def definite(rng: np.random.Generator, n: int) -> np.ndarray:
     draws = rng.standard_normal((n, n))
     return draws @ draws.T / n
-
-
-def in_turns(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = 5) -> list[float]:
-    """The medians of both times, and of their ratio."""
-    with no_collection():
-        calls = [calls_for(seconds(function)) for function in (ours, theirs)]
-        pairs = [[*map(seconds, (ours, theirs), calls)] for _ in range(rounds)]
-    pairs = [[*pair, pair[1] / pair[0]] for pair in pairs]
-    return [statistics.median(column) for column in zip(*pairs, strict=True)]
 
 
 def inverse_of(sizes: tuple[int, int]) -> dict[str, Any]:
@@ -62,11 +52,11 @@ def inverse_of(sizes: tuple[int, int]) -> dict[str, Any]:
         made = inverses()
         return made[0] @ weights @ made[1]
 
-    alone = in_turns(
+    alone = medians_in_turns(
         lambda: kronops.DenseOperator(a).inverse().to_dense(), lambda: np.linalg.inv(a)
     )
-    first = in_turns(lambda: ours().multiply(weights), plain_first)
-    later = in_turns(lambda: kept.multiply(weights), lambda: left @ weights @ right)
+    first = medians_in_turns(lambda: ours().multiply(weights), plain_first)
+    later = medians_in_turns(lambda: kept.multiply(weights), lambda: left @ weights @ right)
     return {
         "factors": " ⊗ ".join(map(str, sizes)),
         **named("A⁻¹", alone),
@@ -108,10 +98,10 @@ def redamped(
 ) -> dict[str, Any]:
     """Medians in seconds, and ratios to the first."""
     factors = [factor.matrix for factor in kept.factors]
-    ours, anew, anew_ratio = in_turns(
+    ours, anew, anew_ratio = medians_in_turns(
         lambda: function(kept), lambda: function(kronops.kron(*factors))
     )
-    _, inv, inv_ratio = in_turns(lambda: function(kept), plain)
+    _, inv, inv_ratio = medians_in_turns(lambda: function(kept), plain)
     return {
         "factors": name,
         "kept": ours,

@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import re
+import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,7 @@ __all__ = [
     "calls_for",
     "copy_seconds",
     "environment",
+    "medians_in_turns",
     "no_collection",
     "peak_bytes",
     "peak_flops",
@@ -62,6 +64,17 @@ def seconds(function: Callable[[], Any], calls: int = 1) -> float:
     for _ in range(calls):
         function()
     return (time.perf_counter() - start) / calls
+
+
+def medians_in_turns(
+    ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = 5
+) -> list[float]:
+    """The medians of both times, and of their ratio."""
+    with no_collection():
+        calls = [calls_for(seconds(function)) for function in (ours, theirs)]
+        pairs = [[*map(seconds, (ours, theirs), calls)] for _ in range(rounds)]
+    pairs = [[*pair, pair[1] / pair[0]] for pair in pairs]
+    return [statistics.median(column) for column in zip(*pairs, strict=True)]
 
 
 def calls_for(once: float) -> int:

@@ -19,7 +19,7 @@ MANIFEST = "kronops.json"
 
 
 class Container(NamedTuple):
-    """How a manifest and its arrays become one file, and what a file says that is none."""
+    """How a manifest and its arrays are written to one file, and read back."""
 
     write: Callable[[BinaryIO, str, Sequence[Array]], None]
     read: Callable[[Path], tuple[str, list[Array]]]

@@ -219,8 +219,8 @@ class Estimator(ABC):
         0.8
         """
         exact = self.operator(damping, "exact")
-        gap = self.operator(damping, "factored", pi) - exact
-        return _quotient(float(gap.norm()), float(exact.norm()))
+        gap = float((self.operator(damping, "factored", pi) - exact).norm())
+        return gap / float(exact.norm()) if gap else 0.0
 
     def diagnostics(self, damping: float = 0.0, method: str = "exact") -> BlockDiagnostics:
         """Condition, ranks and extreme eigenvalues of the block, from its structure.
@@ -295,9 +295,14 @@ class Estimator(ABC):
     # -- inside ----------------------------------------------------------------------------------
 
     def _as_pi(self, pi: Pi) -> Pi:
-        """``pi`` for the factor that the layout puts first."""
-        pi = _as_pi(pi)
-        return pi if isinstance(pi, str) or self.layout == "in,out" else 1.0 / pi
+        """``pi``, checked, for the factor that the layout puts first."""
+        if isinstance(pi, str):
+            as_choice(pi, "pi", ("trace",))
+            return pi
+        number = as_scalar(pi, "pi")
+        if isinstance(number, complex) or number <= 0:
+            raise ValueError(f'pi = {number}: "trace" or a real number > 0 is needed')
+        return number if self.layout == "in,out" else 1.0 / number
 
     def _eigenvalues_of(self, operator: Any) -> Any:
         """All eigenvalues in NumPy; None where structure does not tell them."""
@@ -381,17 +386,3 @@ def brought(state: Any, backend: str | None, device: Any) -> Any:
     if backend is not None:
         return backend_named(backend).from_numpy(home.to_numpy(state), device)
     return state if device is None else home.to_device(state, device)
-
-
-def _quotient(gap: float, size: float) -> float:
-    return gap / size if gap else 0.0
-
-
-def _as_pi(pi: Pi) -> Pi:
-    if isinstance(pi, str):
-        as_choice(pi, "pi", ("trace",))
-        return pi
-    number = as_scalar(pi, "pi")
-    if isinstance(number, complex) or number <= 0:
-        raise ValueError(f'pi = {number}: "trace" or a real number > 0 is needed')
-    return number

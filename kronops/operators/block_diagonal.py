@@ -124,7 +124,7 @@ class BlockDiagonalOperator(LinearOperator):
         if is_array(v):
             return super().multiply(v)
         flats, restore = flatten_each(v, self.domain_shape, self.range_shape)
-        backend_of(*flats)
+        backend_of(*flats)  # one library for all
         blocks = zip(self._ready, flats, strict=True)
         return restore([block._apply(flat) for block, flat in blocks])
 
@@ -202,8 +202,8 @@ class BlockDiagonalOperator(LinearOperator):
     def _slogdet(self) -> tuple[Array, Array]:
         if not self._square_blocks:
             return super()._slogdet()
-        xp, _ = self.backend.xp, self._factorised
-        parts = [block._slogdet() for block in self.operators]
+        xp = self.backend.xp
+        parts = [block._slogdet() for block in self._factorised]
         return xp.prod(xp.stack([s for s, _ in parts])), xp.sum(xp.stack([v for _, v in parts]))
 
     def _trace(self) -> Array:

@@ -167,6 +167,17 @@ class DenseOperator(LinearOperator):
             return self._factorisation.check_condition(self.matrix, self._label)
         return math.inf  # nobody knows
 
+    @property
+    def factorised(self) -> bool:
+        """Whether a factorisation is kept already."""
+        return "_factorisation" in self.__dict__
+
+    def adopt(self, made: Factorisation, condition: float, inverse: Array) -> None:
+        """Keep what was computed for many definite matrices at once, as if it were made here."""
+        self.__dict__.update(hermitian=True, _factorisation=made, _condition=condition)
+        if RefinedInverse.serves(self.matrix, condition):
+            self.__dict__["_solver"] = RefinedInverse(self.matrix, inverse)
+
     def inverse_matrix(self) -> Array:
         """The inverse, written out; if nobody has looked at the condition, that is then exact."""
         known = "_condition" in self.__dict__ or self._untracked is not self

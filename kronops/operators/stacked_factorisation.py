@@ -10,7 +10,7 @@ import numpy as np
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.checks import epsilon, is_complex
-from kronops.factorisation import Factorisation, RefinedInverse, power_of_two
+from kronops.factorisation import Factorisation, power_of_two
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
 
@@ -41,7 +41,7 @@ def _may_be_stacked(op: DenseOperator) -> bool:
         return False
     backend = backend_of(op.matrix)
     seen = not backend.is_tracked(op.matrix) and backend.values(op.matrix) is not None
-    return seen and "_factorisation" not in op.__dict__
+    return seen and not op.factorised
 
 
 def _factorise(group: Sequence[DenseOperator]) -> None:
@@ -68,9 +68,7 @@ def _factorise(group: Sequence[DenseOperator]) -> None:
     for i, op in enumerate(group):
         if fits[i]:
             made = Factorisation(backend, op.dtype, scale[i, :], scale[i, :], True, factors[i, ...])
-            op.__dict__.update(hermitian=True, _factorisation=made, _condition=conditions[i])
-            if RefinedInverse.serves(op.matrix, conditions[i]):
-                op.__dict__["_solver"] = RefinedInverse(op.matrix, unscaled[i, ...])
+            op.adopt(made, conditions[i], unscaled[i, ...])
 
 
 def _one_norms(stack: Array) -> Array:
