@@ -91,14 +91,14 @@ class Factorisation:
         if not matrix.shape[0]:
             return 1.0
         eps = epsilon(matrix)
-        even = _all_equal(self.rows) and _all_equal(self.columns)  # which the condition ignores
-        condition = self._condition(matrix, inverse, even)
-        if even and math.isinf(condition):  # perhaps for its sums are out of range
-            condition = self._condition(matrix, inverse, False)
-        if refuse and condition > 4.0 / eps:
-            raise LinAlgError(singular(what))
-        if condition <= 0.1 / eps and not even:
-            condition = self._condition(matrix, inverse, True)
+        condition = self._condition(matrix, inverse, plain=True)
+        spread = _spread(self.rows) * _spread(self.columns)
+        if not condition * spread <= 0.1 / eps:  # by which the scaled one is larger at most
+            scaled = self._condition(matrix, inverse, plain=False)
+            if refuse and scaled > 4.0 / eps:
+                raise LinAlgError(singular(what))
+            if scaled > 0.1 / eps or (spread == 1.0 and math.isinf(condition)):
+                condition = scaled  # without scales only sums out of range make a difference
         if condition > 0.1 / eps:
             warn(
                 f"{what} has condition number {condition:.1e}: "
@@ -313,5 +313,7 @@ def one_norm(matrix: Array, rows: Array | None = None, columns: Array | None = N
     return float(xp.max(sums if columns is None else sums * columns))
 
 
-def _all_equal(numbers: Array) -> bool:
-    return bool(backend_of(numbers).xp.all(numbers == numbers[0]))
+def _spread(numbers: Array) -> float:
+    """The largest over the smallest of positive numbers."""
+    xp = backend_of(numbers).xp
+    return float(xp.max(numbers)) / float(xp.min(numbers))
