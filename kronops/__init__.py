@@ -3,6 +3,7 @@
 from kronops import algebra as _algebra  # completes LinearOperator: see kronops.algebra
 from kronops.errors import DensificationWarning, LinAlgError, LinAlgWarning
 from kronops.files import load, save
+from kronops.installation import show_versions
 from kronops.nearest import nearest_kronecker
 from kronops.operator import LinearOperator
 from kronops.operators.adjoint import AdjointOperator, TransposedOperator
@@ -49,6 +50,7 @@ __all__ = [
     "load",
     "nearest_kronecker",
     "save",
+    "show_versions",
 ]
 
 __version__ = "0.1.0"

@@ -52,12 +52,12 @@ FLOORS = (
     ("kronops.operators",),
     ("kronops.kronecker_terms", "kronops.mixed_products", "kronops.singular_vectors"),
     ("kronops.rearrangement", "kronops.simultaneous"),
-    ("kronops.nearest",),
+    ("kronops.installation", "kronops.nearest"),
     ("kronops.preconditioning",),
     ("kronops.algebra",),
     ("kronops",),
     ("kronops.linalg", "kronops.testing"),
-    ("kronops.kfac", "kronops.lineax", "kronops.plot"),
+    ("kronops.__main__", "kronops.kfac", "kronops.lineax", "kronops.plot"),
 )
 # Operators that only kronops makes: they stand for results, and have no public constructor.
 INTERNAL_OPERATORS = {
