@@ -12,7 +12,7 @@ PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-gpu lint types docs faults bench format picture clean
+.PHONY: help demo test test-oldest test-all test-gpu lint types docs package faults bench format picture clean
 
 help: ## Say what there is.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -25,6 +25,12 @@ test: $(VENV)/test.stamp ## The whole suite, with every example of the documenta
 
 test-all: $(VENV)/test.stamp ## The same in every dtype of every library: JAX alone takes an hour.
 	$(PYTEST) --all-dtypes
+
+OLDEST := tests/test_laws.py $(addprefix tests/test_,algebra.py errors.py products.py series.py)
+test-oldest: ## The laws on NumPy and more, with the oldest versions that are supported.
+	@$(MAKE) --no-print-directory VENV=$(VENV)/oldest $(VENV)/oldest/oldest.stamp
+	$(ONE_THREAD) $(VENV)/oldest/bin/python -m pytest -n $(WORKERS) $(OLDEST) \
+		-k "not jax and not torch and not dask and not array_api_strict"
 
 # The libraries of a GPU fit its driver: they are the user's own, and no .venv is made for them.
 test-gpu: ## The laws on a GPU, for example with PYTHON=python3 ARGS="-k cupy"; no GPU is an error.
@@ -42,6 +48,16 @@ docs: $(VENV)/docs.stamp ## The documentation, into docs/_build/html; a warning 
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+# Installed from the wheel alone, in an environment of its own, and run away from the sources.
+package: $(VENV)/package.stamp ## The wheel and the sdist in dist/, checked, and the wheel tried.
+	rm -rf dist $(VENV)/trial
+	$(BIN)/validate-pyproject pyproject.toml
+	$(BIN)/python -m build --outdir dist . >$(VENV)/build.log || { cat $(VENV)/build.log; exit 1; }
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m venv --clear $(VENV)/trial
+	$(VENV)/trial/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd $(VENV)/trial && bin/python -m kronops
+
 faults: $(VENV)/test.stamp ## Plant faults in a copy and see the suite fail on each.
 	$(ONE_THREAD) $(BIN)/python tests/faults.py
 
@@ -56,7 +72,7 @@ picture: $(VENV)/docs.stamp ## Draw the README's picture anew.
 	$(BIN)/python docs/picture.py
 
 clean: ## Remove what make made.
-	rm -rf $(VENV) demo-output docs/_build docs/generated
+	rm -rf $(VENV) demo-output dist docs/_build docs/generated
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/%.stamp: pyproject.toml $(VENV)/python.stamp

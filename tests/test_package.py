@@ -10,6 +10,7 @@ import pkgutil
 import statistics
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -216,6 +217,12 @@ class TestExports:
 
     def test_is_typed(self):
         assert (PACKAGE / "py.typed").exists()
+
+
+def test_the_oldest_versions_are_those_that_are_allowed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    allowed = {text.replace(">=", "==") + ".0" for text in project["dependencies"]}
+    assert allowed <= set(project["optional-dependencies"]["oldest"])
 
 
 def modules() -> dict[str, Path]:
