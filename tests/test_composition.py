@@ -354,6 +354,25 @@ class TestBlocks:
         np.testing.assert_allclose(op.solve(op @ x), x)
         assert all(isinstance(f, BlockDiagonalOperator) for f in op.expm().factors)
 
+    def test_blocks_in_blocks_ask_each_block_for_its_shape_once(self, monkeypatch):
+        """Twice at each level were 2¹² questions for twelve levels, and hours for thirty."""
+        asked = []
+        shape = DiagonalOperator.shape.fget
+        monkeypatch.setattr(
+            DiagonalOperator, "shape", property(lambda op: asked.append(op) or shape(op))
+        )
+        op, v = DiagonalOperator(draw(3) ** 2), np.ones(3)
+        for _ in range(12):
+            op, v = BlockDiagonalOperator({"inner": op}), {"inner": v}
+        assert (op.shape, len(asked)) == ((3, 3), 1)
+        op.damped(1.0).multiply_inverse(v)
+        assert len(asked) < 1000
+
+    def test_names_of_numpy_integers_are_integers(self):
+        op = BlockDiagonalOperator({np.int64(0): np.eye(2), (np.int8(1), "b"): np.eye(3)})
+        assert op.names == (0, (1, "b"))
+        assert all(type(name) is not np.int64 for name in op.names)
+
     def test_blocks_may_be_anything(self):
         a, b = definite(2), definite(3)
         ops = [

@@ -246,6 +246,11 @@ REFUSED = {
         ValueError,
         "a name, or a pair of two, is needed",
     ),
+    "a block whose name is a number": (
+        lambda: BlockDiagonalOperator({0.5: K}),
+        TypeError,
+        "blocks has the key 0.5: a string, an integer or a pair is needed",
+    ),
     "a block that does not fit": (
         lambda: BlockDiagonalOperator({"a": K}).multiply({"a": np.ones((3, 2))}),
         ValueError,

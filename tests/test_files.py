@@ -178,12 +178,31 @@ def test_what_files_do_not_hold(path: Path) -> None:
     op = kronops.DiagonalOperator(np.ones(2))
     with pytest.raises(ValueError, match=r"format = 'pickle': one of 'npz', 'safetensors'"):
         kronops.save(path, op, format="pickle")
+    with pytest.raises(ValueError, match=r"format = \['npz'\]: one of 'npz', 'safetensors'"):
+        kronops.save(path, op, format=["npz"])
     with pytest.raises(TypeError, match="op is a ndarray: an operator or an estimator is needed"):
         kronops.save(path, np.ones(2))
     with pytest.raises(TypeError, match="op is a NoneType"):
         kronops.save(path, None)
     with pytest.raises(FileNotFoundError):
         kronops.load(path)
+    assert not path.exists()
+
+
+class Deep(Curvature):
+    def __init__(self, layers: Any, depth: int = 1) -> None:
+        super().__init__(layers)
+        self.depth = depth
+
+
+def test_attributes_that_would_be_lost_are_not_saved(path: Path) -> None:
+    layer = GradientLayer()
+    layer.colour = "red"  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match=r"GradientLayer with attributes .* \['colour'\]: declare"):
+        kronops.save(path, layer)
+    deep = Deep({"a": GradientLayer()}, depth=3)
+    with pytest.raises(TypeError, match=r"Deep with attributes .* \['depth'\]: save Curvature\(op"):
+        kronops.save(path, deep)
     assert not path.exists()
 
 

@@ -27,7 +27,7 @@ class Container(NamedTuple):
 
 def container_named(name: str) -> Container:
     """The container that `save` was asked for."""
-    if name not in CONTAINERS:
+    if not (isinstance(name, str) and name in CONTAINERS):
         known = ", ".join(map(repr, CONTAINERS))
         raise ValueError(f"format = {name!r}: one of {known} is needed")
     return CONTAINERS[name]

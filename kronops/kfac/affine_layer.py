@@ -26,7 +26,7 @@ from kronops.kfac.damping_gap import factored_gap
 from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.estimator import Batch, Estimator, Pi
 from kronops.kfac.gradient_moments import as_moment, as_operator, outer_moment
-from kronops.kfac.moving_average import Arrays
+from kronops.kfac.moving_average import Arrays, check_library
 from kronops.scalars import as_nonnegative
 
 __all__ = ["AffineLayer"]
@@ -86,9 +86,8 @@ class AffineLayer(Estimator):
 
     def _factors(self, a: Array, g: Array, kinds: tuple[str, str]) -> tuple[Arrays, int]:
         """Means over all places where the layer is used, and how many each example has."""
-        uses, locations, examples, _ = a.shape
-        repeats = uses * locations
-        count = repeats * examples
+        repeats = self._uses(a)
+        count = repeats * a.shape[2]
         xp = backend_of(a).xp
         # The places of an example together, as most layers have them in memory.
         moments = (
@@ -146,9 +145,27 @@ class AffineLayer(Estimator):
 
     def _squares_of(self, a: Array, g: Array, known: Eigenvalues) -> Array:
         xp = backend_of(a).xp
-        a = known.rotate("inputs", xp.reshape(a, (1, -1, *a.shape[2:])))
-        g = known.rotate("output_gradients", xp.reshape(g, (g.shape[0], 1, -1, *g.shape[3:])))
+        self._average.check_repeats(self._uses(a))
+        a = self._rotate(known, "inputs", xp.reshape(a, (1, -1, *a.shape[2:])))
+        g = self._rotate(
+            known, "output_gradients", xp.reshape(g, (g.shape[0], 1, -1, *g.shape[3:]))
+        )
         return mean_square_gradient(a, g)
+
+    def _rotate(self, known: Eigenvalues, side: str, x: Array) -> Array:
+        """Vectors along the last axis of ``x``, in the basis of that side."""
+        total = self._average.totals[side]
+        check_library(side, x, total)
+        if x.shape[-1] != total.shape[-1]:
+            raise ValueError(
+                f"{side}: {x.shape[-1]} features, but {total.shape[-1]} in the moments, the bias "
+                f"counted; an estimator keeps its sizes"
+            )
+        return known.rotate(side, x)
+
+    def _uses(self, a: Array) -> int:
+        """How many rows of the input moment each example has, from what `_rows` gives."""
+        return a.shape[0] * a.shape[1]
 
     def _kept(self, method: str) -> Any:
         if method != "ekfac" or not self._kinds:
@@ -156,8 +173,8 @@ class AffineLayer(Estimator):
         known = self._eigenvalues
         if known is None:
             raise ValueError(
-                'method = "ekfac" needs eigenvalues: call update_eigenvalues first (merge drops '
-                "those of different bases)"
+                'method = "ekfac" needs eigenvalues: call update_eigenvalues first (merge keeps '
+                "those alone that both sides have in the same bases)"
             )
 
         def build(values: Arrays, repeats: int) -> Any:

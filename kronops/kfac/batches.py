@@ -77,8 +77,17 @@ def _fits(shape: tuple[int, ...], axes: tuple[str | int, ...]) -> bool:
 
 def as_choice(value: Any, name: str, choices: tuple[Any, ...]) -> None:
     """Refuse a setting that is none of ``choices``."""
-    if not any(type(value) is type(choice) and value == choice for choice in choices):
+    if not any(_is(value, choice) for choice in choices):
         raise ValueError(f"{name} = {value!r}: one of {', '.join(map(repr, choices))} is needed")
+
+
+def _is(value: Any, choice: Any) -> bool:
+    """Whether both are the same setting; what users give may compare as an array does."""
+    if type(value) is not type(choice):
+        return False
+    if isinstance(value, tuple):
+        return len(value) == len(choice) and all(map(_is, value, choice))
+    return bool(value == choice)
 
 
 def as_count(value: Any, name: str) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from kronops import BlockDiagonalOperator
 from kronops.files import register_savable
 from kronops.kfac.diagnostics import Diagnostics
-from kronops.kfac.estimator import Estimator, Pi, brought
+from kronops.kfac.estimator import Estimator, Pi, brought, check_attributes
 
 __all__ = ["Curvature"]
 
@@ -26,7 +28,7 @@ class Curvature:
     Raises
     ------
     ValueError
-        No layers.
+        No layers; one estimator twice; names that are the same when joined by dots.
     TypeError
         Not a mapping of names to estimators.
 
@@ -60,13 +62,22 @@ class Curvature:
                     f"estimator such as DenseLayer() is needed"
                 )
             self.layers[name] = part
-        estimators = list(self._estimators())
+        names, estimators = zip(*self._named(), strict=True)
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(
+                f"layers has two layers called {twice[0]!r}, for the names of nested layers are "
+                f"joined by dots: rename one of them"
+            )
         if len(set(map(id, estimators))) < len(estimators):
             raise ValueError("layers has one estimator under two names: each needs one of its own")
 
-    def _estimators(self) -> Iterator[Estimator]:
-        for part in self.layers.values():
-            yield from part._estimators() if isinstance(part, Curvature) else (part,)
+    def _named(self) -> Iterator[tuple[str, Estimator]]:
+        """All layers with their names, those of nested ones joined by dots."""
+        for name, part in self.layers.items():
+            if isinstance(part, Curvature):
+                yield from ((f"{name}.{inner}", layer) for inner, layer in part._named())
+            else:
+                yield name, part
 
     def __repr__(self) -> str:
         return f"Curvature({self.layers!r})"
@@ -138,11 +149,13 @@ class Curvature:
         )
 
     def merge(self, other: Curvature) -> Curvature:
-        """A new curvature whose totals and weights are the sums of both."""
+        """A new curvature whose totals and weights are the sums of both: see `Estimator.merge`."""
         if not isinstance(other, Curvature):
             raise TypeError(f"other is a {type(other).__name__}: a Curvature is needed")
         self._check_names(other.layers, "other")
-        return Curvature(self._each(lambda name, layer: layer.merge(other.layers[name])))
+        merged = copy.copy(self)
+        merged.layers = self._each(lambda name, layer: layer.merge(other.layers[name]))
+        return merged
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """The ``state_dict`` of each layer, by name."""
@@ -212,9 +225,12 @@ class Curvature:
             )
 
 
-register_savable(
-    Curvature, lambda curvature: {"layers": curvature.layers}, lambda kind, saved: kind(**saved)
-)
+def _layers(curvature: Curvature) -> dict[str, Any]:
+    check_attributes(curvature, {"layers"}, "save Curvature(op.layers), and the rest apart")
+    return {"layers": curvature.layers}
+
+
+register_savable(Curvature, _layers, lambda kind, saved: kind(**saved))
 
 
 def _flat(nested: dict[str, Any], before: str = "") -> dict[str, Any]:

@@ -48,11 +48,6 @@ class Eigenvalues:
         if side not in self.bases:
             return x
         basis = self.bases[side]
-        if x.shape[-1] != basis.shape[0]:
-            raise ValueError(
-                f"{side}: {x.shape[-1]} features, but {basis.shape[0]} in the moments, the bias "
-                f"counted; an estimator keeps its sizes"
-            )
         return backend_of(x, basis).xp.matmul(x, basis)
 
     def merge(self, other: Eigenvalues) -> Eigenvalues | None:
@@ -77,6 +72,8 @@ class Eigenvalues:
         state: Mapping[str, Any], moments: MovingAverage, sides: tuple[str, ...]
     ) -> Eigenvalues:
         """The eigenvalues that `state` was called on, with bases for these sides."""
+        if not moments.totals:
+            raise ValueError("state has eigenvalues, but not the moments that they belong to")
         bases = {}
         for side in sides:
             (basis,) = as_batch(**{f"basis.{side}": state[f"basis.{side}"]})

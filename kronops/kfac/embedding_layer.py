@@ -124,7 +124,8 @@ class EmbeddingLayer(AffineLayer):
     def _squares(self, batch: Batch, known: Eigenvalues) -> Array:
         """A row of an example's gradient is the sum over its lookups of that row."""
         ids, g = self._rows(*batch)
-        g = known.rotate("output_gradients", g)
+        self._average.check_repeats(ids.shape[1])
+        g = self._rotate(known, "output_gradients", g)
         return reduce(add, self._slabs_of_squares(ids, g)) / ids.shape[0]
 
     def _slabs_of_squares(self, ids: Array, g: Array) -> Iterator[Array]:
@@ -161,17 +162,25 @@ def _as_ids(inputs: Any, count: int) -> Array:
         raise ValueError("inputs has no axes: ids of shape (B,) or (B, S) are needed")
     if 0 in ids.shape:
         raise ValueError(f"inputs has shape {tuple(ids.shape)}: an empty batch has no mean")
+    unsigned = xp.isdtype(ids.dtype, "unsigned integer")
     ids = xp.astype(ids, xp.__array_namespace_info__().default_dtypes()["integral"], copy=False)
-    values = backend.values(ids)
-    if values is not None:
-        smallest, largest = int(xp.min(values)), int(xp.max(values))
-        if smallest < 0 or largest >= count:
-            wrong = smallest if smallest < 0 else largest
-            raise ValueError(
-                f"inputs has the id {wrong}: ids from 0 to {count - 1} are needed, for "
-                f"num_embeddings = {count}"
-            )
+    _check_range(ids, count, 1 << xp.iinfo(ids.dtype).bits if unsigned else 0)
     return ids
+
+
+def _check_range(ids: Array, count: int, modulus: int) -> None:
+    """Refuse what is no id; unsigned ones that did not fit came out less by ``modulus``."""
+    backend = backend_of(ids)
+    values = backend.values(ids)
+    if values is None:
+        return
+    smallest, largest = int(backend.xp.min(values)), int(backend.xp.max(values))
+    if smallest < 0 or largest >= count:
+        wrong = smallest + modulus if smallest < 0 else largest
+        raise ValueError(
+            f"inputs has the id {wrong}: ids from 0 to {count - 1} are needed, for "
+            f"num_embeddings = {count}"
+        )
 
 
 def _as_id(value: Any, count: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -11,12 +12,12 @@ from kronops.backends import backend_named, backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.files import register_savable
 from kronops.kfac.batches import as_choice
-from kronops.kfac.diagnostics import BlockDiagnostics, diagnose
+from kronops.kfac.diagnostics import BlockDiagnostics, Spectrum, diagnose, spectrum_of
 from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.moving_average import Arrays, MovingAverage
 from kronops.scalars import as_nonnegative, as_scalar
 
-__all__ = ["Estimator", "brought"]
+__all__ = ["Estimator", "brought", "check_attributes"]
 
 Batch = tuple[Any, ...]
 Pi = str | float
@@ -245,12 +246,15 @@ class Estimator(ABC):
         damping = as_nonnegative(damping, "damping")
         as_choice(method, "method", ("exact", "ekfac"))
         operator = self._kept(method)
-        return diagnose(operator.shape[0], self._eigenvalues_of(operator), damping)
+        return diagnose(operator.shape[0], self._spectrum_of(operator), damping)
 
     def merge(self, other: Self) -> Self:
-        """A new estimator whose totals and weights are the sums of both.
+        """A new estimator whose totals and weights are the sums of both; associative.
 
-        Eigenvalues can be summed in one basis only: those of two bases are dropped.
+        The eigenvalues of `update_eigenvalues` are summed where both sides have them in the same
+        bases, as copies of one estimator do that were fed with different batches. Else they would
+        be those of some of the data, and are dropped: ``operator(method="ekfac")`` is an error
+        until they are estimated again. With an estimator that was never updated nothing changes.
 
         Raises
         ------
@@ -259,11 +263,19 @@ class Estimator(ABC):
         """
         if repr(other) != repr(self):
             raise ValueError(f"other is {other!r}: the same settings are needed, {self!r}")
-        merged = replace(self)
+        merged = copy.copy(self)
+        merged._cache = {}
         merged._average = self._average.merge(other._average).checked()
-        mine, theirs = self._eigenvalues, other._eigenvalues
-        merged._eigenvalues = mine.merge(theirs) if mine and theirs else mine or theirs
+        merged._eigenvalues = self._merged_eigenvalues(other)
         return merged
+
+    def _merged_eigenvalues(self, other: Self) -> Eigenvalues | None:
+        """Those of one side stand for it alone, unless the other has no data at all."""
+        mine, theirs = self._eigenvalues, other._eigenvalues
+        if mine and theirs:
+            return mine.merge(theirs)
+        alone, rest = (self, other) if mine else (other, self)
+        return None if rest._average.totals else alone._eigenvalues
 
     def state_dict(self) -> dict[str, Any]:
         """All that was estimated: copies of arrays, Python numbers and strings."""
@@ -304,10 +316,9 @@ class Estimator(ABC):
             raise ValueError(f'pi = {number}: "trace" or a real number > 0 is needed')
         return number if self.layout == "in,out" else 1.0 / number
 
-    def _eigenvalues_of(self, operator: Any) -> Any:
-        """All eigenvalues in NumPy; None where structure does not tell them."""
-        values = operator.eigh().eigenvalues
-        return backend_of(values).to_numpy(values)
+    def _spectrum_of(self, operator: Any) -> Spectrum | None:
+        """All eigenvalues; None where structure does not tell them."""
+        return spectrum_of(operator)
 
     def _take(self, attribute: str, value: Any) -> None:
         """Take over what `_updated` or `_updated_eigenvalues` has made."""
@@ -363,6 +374,8 @@ class Estimator(ABC):
 
 
 def _settings_and_state(estimator: Estimator) -> dict[str, Any]:
+    known = {f.name for f in fields(estimator)}
+    check_attributes(estimator, known, "declare them as fields, in a class made by @dataclass")
     settings = {f.name: getattr(estimator, f.name) for f in fields(estimator) if f.init}
     return {"settings": settings, "state": estimator.state_dict()}
 
@@ -374,6 +387,15 @@ def _from_settings_and_state(kind: type[Estimator], saved: dict[str, Any]) -> Es
 
 
 register_savable(Estimator, _settings_and_state, _from_settings_and_state)
+
+
+def check_attributes(thing: Any, known: set[str], advice: str) -> None:
+    """Refuse to save what would be lost."""
+    if unknown := sorted(vars(thing).keys() - known):
+        raise TypeError(
+            f"op is a {type(thing).__name__} with attributes that files do not hold, {unknown}: "
+            f"{advice}"
+        )
 
 
 def brought(state: Any, backend: str | None, device: Any) -> Any:

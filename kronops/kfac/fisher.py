@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kronops.backends import backend_of
+from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.kfac.batches import as_batch, as_choice, as_count
 
@@ -104,9 +104,18 @@ def output_gradients(
 
 @dataclass(frozen=True, eq=False)
 class Categorical:
-    """Labels ``y`` of probability ``softmax(outputs)_y``."""
+    """Labels ``y`` of probability ``softmax(outputs)_y``; a logit of -∞ is a label of none."""
 
     outputs: Array
+
+    def __post_init__(self) -> None:
+        backend = backend_of(self.outputs)
+        values = backend.values(self.outputs)
+        if values is not None and not backend.all_finite(backend.xp.max(values, axis=-1)):
+            raise ValueError(
+                "outputs has NaN or infinite logits, or none but -inf for an example: each needs a "
+                "largest logit that is finite"
+            )
 
     def hessian_root(self) -> Array:
         """``√p_c (e_c − p)`` for each label ``c``, ``(C, *outputs.shape)``."""
@@ -116,6 +125,8 @@ class Categorical:
 
     def gradients(self, targets: Array) -> Array:
         """``p − e_y``."""
+        if not is_array(targets):
+            raise TypeError(f"targets is a {type(targets).__name__}: an array of labels is needed")
         xp = backend_of(self.outputs, targets).xp
         if tuple(targets.shape) != tuple(self.outputs.shape[:-1]) or not xp.isdtype(
             targets.dtype, "integral"

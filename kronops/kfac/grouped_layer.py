@@ -85,8 +85,13 @@ class GroupedLayer(AffineLayer):
     def _squares(self, batch: Batch, known: Eigenvalues) -> Array:
         if not self._grouped:
             return super()._squares(batch, known)
-        groups = enumerate(self._augmented_groups(batch))
-        squares = [self._squares_of(a, g, known.of_group(group)) for group, (a, g) in groups]
+        groups, count = self._augmented_groups(batch), self._average.totals["inputs"].shape[0]
+        if len(groups) != count:
+            raise ValueError(
+                f"inputs: {len(groups)} groups, but {count} in the moments; an estimator keeps its "
+                f"sizes"
+            )
+        squares = [self._squares_of(*rows, known.of_group(i)) for i, rows in enumerate(groups)]
         return backend_of(*squares).xp.stack(squares)
 
     def _eigen_operator(self, bases: Arrays, eigenvalues: Array) -> Any:

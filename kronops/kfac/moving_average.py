@@ -12,7 +12,7 @@ from kronops.backends.standard import Array
 from kronops.kfac.batches import as_batch, as_count
 from kronops.scalars import as_nonnegative
 
-__all__ = ["Arrays", "MovingAverage"]
+__all__ = ["Arrays", "MovingAverage", "check_library"]
 
 Arrays = dict[str, Array]
 
@@ -59,15 +59,19 @@ class MovingAverage:
         """The sums of totals and weights."""
         if not (self.totals and other.totals):
             return self if self.totals else other
-        if self.repeats != other.repeats:
-            raise ValueError(
-                f"inputs: {other.repeats} uses for each example, but {self.repeats} in the "
-                f"statistics so far; an estimator has one number of uses"
-            )
+        self.check_repeats(other.repeats)
         for name, total in self.totals.items():
             _check_alike(name, total, other.totals[name])
         totals = {name: total + other.totals[name] for name, total in self.totals.items()}
         return MovingAverage(totals, self.weight + other.weight, self.repeats)
+
+    def check_repeats(self, repeats: int) -> None:
+        """Refuse another number of uses."""
+        if repeats != self.repeats:
+            raise ValueError(
+                f"inputs: {repeats} uses for each example, but {self.repeats} in the "
+                f"statistics so far; an estimator has one number of uses"
+            )
 
     def value(self, debias: bool) -> Arrays:
         """The totals, divided by the total weight if ``debias``; new arrays."""
@@ -113,8 +117,19 @@ class MovingAverage:
         return self
 
 
+def check_library(name: str, array: Array, total: Array) -> None:
+    """Refuse an array of another library than the statistics so far."""
+    here, there = backend_of(total), backend_of(array)
+    if there is not here:
+        raise TypeError(
+            f"{name}: an array of {there.name}, but the statistics so far are of {here.name}; "
+            f"bring both to one library first"
+        )
+
+
 def _check_alike(name: str, total: Array, other: Array) -> None:
-    backend = backend_of(total, other)
+    check_library(name, other, total)
+    backend = backend_of(total)
     if total.shape != other.shape:
         raise ValueError(
             f"{name}: a moment of shape {tuple(other.shape)}, but {tuple(total.shape)} in the "

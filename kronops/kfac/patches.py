@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -98,6 +98,8 @@ class Window:
 
 def as_sizes(value: Any, name: str, axes: int | None = None) -> Sizes:
     """One integer ≥ 1 for each axis; one alone is that of all axes."""
+    if isinstance(value, (Set, Mapping)):
+        raise TypeError(f"{name} is a {type(value).__name__}, which has no order: a tuple would do")
     if not isinstance(value, Iterable) or isinstance(value, str):
         return (as_count(value, name),) * (1 if axes is None else axes)
     sizes = tuple(as_count(size, f"{name}[{axis}]") for axis, size in enumerate(value))

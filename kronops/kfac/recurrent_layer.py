@@ -9,6 +9,7 @@ from kronops import SeriesOperator
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.kfac.batches import append_one, as_choice, as_count, as_pair
+from kronops.kfac.diagnostics import Spectrum
 from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.estimator import Batch, Estimator, Pi
 from kronops.kfac.moving_average import Arrays
@@ -109,7 +110,7 @@ class RecurrentLayer(Estimator):
     def _damped(self, operator: Any, damping: float, method: str, pi: Pi) -> Any:
         return operator.damped(damping, method, pi)
 
-    def _eigenvalues_of(self, operator: Any) -> Any:
+    def _spectrum_of(self, operator: Any) -> Spectrum | None:
         """None: the bases of a series are not orthogonal."""
         return None
 

@@ -95,6 +95,9 @@ class SharedLayer(AffineLayer):
             return a[:, None, ...], g[:, :, None, ...]
         return a[None, ...], g[:, None, ...]
 
+    def _uses(self, a: Array) -> int:
+        return 1 if self.sharing == "reduce" else super()._uses(a)
+
     def _factors(self, a: Array, g: Array, kinds: tuple[str, str]) -> tuple[Arrays, int]:
         if self.sharing == "reduce":
             xp = backend_of(a).xp

@@ -22,7 +22,7 @@ from kronops.vectors import Shape, flatten_each
 
 __all__ = ["BlockDiagonalOperator", "block_diag"]
 
-Name = str | tuple[str, str]
+Name = str | int | tuple[str, str]
 Blocks = tuple[LinearOperator, ...] | dict[Name, LinearOperator]
 
 
@@ -43,7 +43,7 @@ class BlockDiagonalOperator(LinearOperator):
     ValueError
         No blocks; a block that is not 2-D or not finite; a key twice, or a tuple but no pair.
     TypeError
-        Blocks of two libraries or devices.
+        Blocks of two libraries or devices; a key that is no string, integer or pair of these.
 
     Examples
     --------
@@ -70,7 +70,8 @@ class BlockDiagonalOperator(LinearOperator):
             )
         if not isinstance(blocks, Iterable):
             raise TypeError(f"blocks is a {type(blocks).__name__}: a list or dict is needed")
-        items = list(blocks.items() if isinstance(blocks, Mapping) else enumerate(blocks))
+        named = blocks.items() if isinstance(blocks, Mapping) else enumerate(blocks)
+        items = [(_as_name(key), block) for key, block in named]
         if not items:
             raise ValueError("blocks is empty: one array or operator at least is needed")
         _check_names([key for key, _ in items])
@@ -93,7 +94,8 @@ class BlockDiagonalOperator(LinearOperator):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return sum(b.shape[0] for b in self.operators), sum(b.shape[1] for b in self.operators)
+        rows, columns = zip(*(b.shape for b in self.operators), strict=True)  # each asked once
+        return sum(rows), sum(columns)
 
     @property
     def domain_shape(self) -> Shape:
@@ -298,6 +300,17 @@ class BlockDiagonalOperator(LinearOperator):
         if inner:
             return all(a.shape[1] == b.shape[0] for a, b in pairs)
         return all(a.shape == b.shape for a, b in pairs)
+
+
+def _as_name(key: Any) -> Any:
+    """A key of strings and Python integers: a NumPy integer would pass for an array."""
+    if isinstance(key, tuple):
+        return tuple(_as_name(entry) for entry in key)
+    if isinstance(key, str):
+        return key
+    if not hasattr(key, "__index__"):
+        raise TypeError(f"blocks has the key {key!r}: a string, an integer or a pair is needed")
+    return int(key)
 
 
 def _check_names(names: list[Any]) -> None:

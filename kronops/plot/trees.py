@@ -177,8 +177,8 @@ def _(op: KroneckerSchurOperator) -> Box:
 def _(op: BlockDiagonalOperator) -> Box:
     names = op.names or [""] * len(op.operators)
     blocks = [
-        captioned(_part(block), name if isinstance(name, str) else ", ".join(name))
-        if name
+        captioned(_part(block), ", ".join(map(str, name)) if isinstance(name, tuple) else str(name))
+        if name != ""
         else _part(block)
         for name, block in zip(names, op.operators, strict=True)
     ]

@@ -105,6 +105,15 @@ def test_repr_shows_the_settings() -> None:
     )
 
 
+def test_dotted_names_are_of_one_layer_each() -> None:
+    with pytest.raises(ValueError, match=r"two layers called 'a\.b'.*joined by dots: rename one"):
+        Curvature({"a.b": GradientLayer(), "a": {"b": GradientLayer()}})
+    assert list(Curvature({"a.b": GradientLayer(), "a": {"c": GradientLayer()}}).layers) == [
+        "a.b",
+        "a",
+    ]
+
+
 def test_each_name_needs_an_estimator_of_its_own() -> None:
     layer = DenseLayer()
     for layers in ({"a": layer, "b": layer}, {"a": layer, "b": {"c": layer}}):

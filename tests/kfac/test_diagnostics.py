@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
 from typing import Any
 
@@ -10,8 +12,10 @@ import pytest
 from layer_zoo import ZOO, Case, filled
 
 import kronops
-from kronops.kfac import Curvature, DenseLayer, GradientLayer
+from kronops.kfac import Curvature, DenseLayer, DepthwiseConvLayer, GradientLayer
 
+EYE = np.eye(2)
+STATE = {"estimator": repr(DenseLayer()), "moments.weight": 1.0, "moments.repeats": 1}
 every_case = pytest.mark.parametrize("case", ZOO.values(), ids=ZOO)
 
 
@@ -64,6 +68,45 @@ def test_spectrum_of_a_series_is_unknown() -> None:
     found = filled(ZOO["recurrent, option 1"]).diagnostics(0.1)
     assert found.size == 10
     assert np.isnan(found[1:]).all()
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if re.search(r"kronecker|\('", name)])
+def test_diagnostics_do_not_depend_on_the_scale(name: str) -> None:
+    """Factors of 2^±100 in single precision, whose products are 2^±200."""
+    case = ZOO[name]
+    batch = [part.astype(np.float32) if part.dtype == float else part for part in case.batch()]
+    whole = case.make()
+    whole.update(*batch)
+    wanted = whole.diagnostics(0.25)
+    for power in (-100, 100):
+        layer, state = case.make(), whole.state_dict()
+        for side in ("inputs", "output_gradients"):
+            state[f"moments.{side}"] = np.ldexp(state[f"moments.{side}"], power)
+        layer.load_state_dict(state)
+        found = layer.diagnostics(math.ldexp(0.25, 2 * power))
+        assert found.largest == pytest.approx(math.ldexp(wanted.largest, 2 * power), rel=1e-6)
+        assert found.condition == pytest.approx(wanted.condition, rel=1e-5)
+        assert found.stable_rank == pytest.approx(wanted.stable_rank, rel=1e-5)
+        assert found.effective_dimension == pytest.approx(wanted.effective_dimension, rel=1e-5)
+
+
+def test_diagnostics_of_blocks_and_damping_far_apart() -> None:
+    """Eigenvalues of 10^±320, which no float holds: what does not need them is right."""
+    layer = DenseLayer()
+    for size in (1e-160, 1e160):
+        layer.load_state_dict({**STATE, "moments.inputs": size * EYE, "moments.output_gradients":
+                               size * EYE})  # fmt: skip
+        assert layer.diagnostics()[3:] == pytest.approx((1.0, 4.0, 4.0))
+        wanted = (1.0, 4.0, 4.0 if size > 1 else 0.0)
+        assert layer.diagnostics(1.0)[3:] == pytest.approx(wanted)
+    assert layer.diagnostics().largest == math.inf
+
+
+def test_diagnostics_of_parts_of_different_scale() -> None:
+    """A group of zeros beside one of 10⁻⁴⁰⁰."""
+    layer, x = DepthwiseConvLayer(1), np.array([[[0.0, 1e-100]]])
+    layer.update(x, x)
+    assert layer.diagnostics() == (2, 0.0, 0.0, math.inf, 1.0, 1.0)
 
 
 def test_blocks_of_zeros() -> None:

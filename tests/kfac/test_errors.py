@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from kronops.kfac import (
+    ConvLayer,
     Curvature,
     DenseLayer,
+    DepthwiseConvLayer,
     EmbeddingLayer,
     GradientLayer,
     RecurrentLayer,
@@ -23,6 +25,7 @@ from kronops.kfac import (
 
 A, G = np.ones((6, 4)), np.ones((6, 2))
 IDS = np.arange(6)
+TOTALS = ("moments.inputs", "moments.output_gradients")
 SERIES_A, SERIES_G = np.ones((3, 6, 4)), np.ones((3, 6, 2))
 
 
@@ -48,6 +51,21 @@ SETTINGS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: DenseLayer(structure=("full", "dense")),
         ValueError,
         r"structure = ('full', 'dense'): ",
+    ),
+    (
+        lambda: DenseLayer(structure=("full", np.ones(2))),
+        ValueError,
+        "structure = ('full', array([1., 1.])): one of 'kronecker'",
+    ),
+    (lambda: ConvLayer((3, "3")), TypeError, "kernel_shape[1] is a str: an integer ≥ 1 is needed"),
+    (lambda: ConvLayer({3, 5}), TypeError, "kernel_shape is a set, which has no order: a tuple"),
+    (lambda: ConvLayer(3, {1: 2}), TypeError, "strides is a dict, which has no order: a tuple"),
+    (lambda: ConvLayer((3, 3), padding="same"), ValueError, "padding = 'same': 'SAME', 'VALID'"),
+    (lambda: ConvLayer(3, groups=1.5), TypeError, "groups is a float: an integer ≥ 1 is needed"),
+    (
+        lambda: ConvLayer(3, channels="NCHW"),
+        ValueError,
+        "channels = 'NCHW': one of 'last', 'first'",
     ),
     (lambda: DenseLayer(bias=3), ValueError, "bias = 3: one of False, True is needed"),
     (lambda: DenseLayer(uses=0), ValueError, "uses = 0: an integer ≥ 1 is needed"),
@@ -96,6 +114,20 @@ UPDATES: list[tuple[Any, tuple[Any, ...], dict[str, Any], type[Exception], str]]
     (ScaleShiftLayer(), (np.asarray(1.0), A), {}, ValueError, "inputs has no axes: (B, …)"),
     (EmbeddingLayer(3), (IDS, G), {}, ValueError, "inputs has the id 5: ids from 0 to 2 are "
      "needed, for num_embeddings = 3"),
+    (EmbeddingLayer(9), (IDS.astype(np.uint64) + np.uint64(2**63), G), {}, ValueError,
+     "inputs has the id 9223372036854775808: ids from 0 to 8"),
+    (EmbeddingLayer(9), (IDS[:, None][:, :0], SERIES_G[0][:, None]), {}, ValueError,
+     "inputs has shape (6, 0): an empty batch"),
+    (ConvLayer(7, padding="VALID"), (SERIES_A, SERIES_A), {}, ValueError, "inputs has images of "
+     "(6,) pixels, (6,) with padding: the kernel (7,) with dilation (1,) needs at least (7,)"),
+    (ConvLayer(3, groups=3), (SERIES_A, SERIES_A), {}, ValueError,
+     "inputs has 4 channels: a multiple of groups = 3 is needed"),
+    (DepthwiseConvLayer(3), (SERIES_A, SERIES_A[..., :3]), {}, ValueError,
+     "output_gradients has 3 channels: a multiple of the 4 of inputs is needed"),
+    (ConvLayer(3, padding="VALID"), (SERIES_A, SERIES_A), {}, ValueError,
+     "(3, 4, out) or (draws, 3, 4, out) is needed"),
+    (ConvLayer(3, uses=2), (SERIES_A, SERIES_A), {}, ValueError, "(2, B, size0, in) is needed"),
+    (RecurrentLayer(1), (SERIES_A[:0], SERIES_G[:0]), {}, ValueError, "inputs has shape (0, 6, 4)"),
     (EmbeddingLayer(9), (IDS - 1, G), {}, ValueError, "inputs has the id -1: ids from 0 to 8"),
     (EmbeddingLayer(9), (IDS * 1.0, G), {}, TypeError, "inputs has dtype float64: integer ids"),
     (EmbeddingLayer(9), (IDS > 1, G), {}, TypeError, "inputs has dtype bool: integer ids"),
@@ -201,11 +233,12 @@ def test_sizes_stay_what_they_were() -> None:
         layer.update(A[:, :3], G)
     with raises(ValueError, "output_gradients: a moment of shape (1, 1), but (2, 2)"):
         layer.update(A, G[:, :1])
-    with raises(TypeError, "arrays of two libraries"):
+    words = "inputs: an array of array_api_strict, but the statistics so far are of numpy; bring"
+    with raises(TypeError, words):
         layer.update(array_api_strict.asarray(A), array_api_strict.asarray(G))
     with raises(ValueError, "inputs: 3 features, but 4 in the moments, the bias counted"):
         layer.update_eigenvalues(A[:, :3], G)
-    with raises(TypeError, "arrays of two libraries"):
+    with raises(TypeError, words):
         layer.update_eigenvalues(array_api_strict.asarray(A), array_api_strict.asarray(G))
     np.testing.assert_array_equal(layer.moments[0], dense().moments[0])
 
@@ -255,6 +288,7 @@ def test_total_weight_that_overflows() -> None:
         ("colour", "red", ValueError, "state has unknown entries: colour"),
         ("basis.inputs", None, ValueError, "state is not whole: 'basis.inputs' is missing"),
         ("basis.current", None, ValueError, "state has unknown entries: basis.inputs"),
+        ("moments", None, ValueError, "state has eigenvalues, but not the moments that they"),
         ("eigenvalues.weight", None, ValueError, "'eigenvalues.weight' is missing"),
     ],
 )
@@ -262,7 +296,9 @@ def test_states_that_are_not_whole(key: str, value: Any, error: Any, words: str)
     layer, target = dense(), dense()
     layer.update_eigenvalues(A, G)
     state = layer.state_dict()
-    if value is None:
+    if key == "moments":
+        state = {name: state[name] for name in state if name not in TOTALS}
+    elif value is None:
         del state[key]
     else:
         state[key] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,9 @@ from layer_zoo import (
 import kronops
 from kronops.backends.numpy import NumpyBackend
 from kronops.kfac import (
+    Curvature,
     DenseLayer,
+    DepthwiseConvLayer,
     GradientLayer,
     RecurrentLayer,
     batches,
@@ -518,8 +521,70 @@ def test_eigenvalues_of_one_basis_merge() -> None:
         merged.operator(0.1, "ekfac").to_dense(), whole.operator(0.1, "ekfac").to_dense()
     )
     stranger = filled(case)
-    with pytest.raises(ValueError, match="merge drops those of different bases"):
-        merged.merge(stranger).operator(method="ekfac")
+    for mixed in (merged.merge(stranger), stranger.merge(merged)):
+        with pytest.raises(ValueError, match="merge keeps those alone that both sides have"):
+            mixed.operator(method="ekfac")
+
+
+def test_eigenvalues_of_one_side_are_not_those_of_both() -> None:
+    """Any order of merging the same estimators: all of it, or nothing."""
+    case = ZOO["dense, kronecker"]
+    known, stranger, plain, empty = filled(case), filled(case), filled(case), case.make()
+    plain._eigenvalues = None
+    for parts in itertools.permutations([known, copy.deepcopy(known), stranger, plain, empty], 3):
+        one, two, three = parts
+        left, right = one.merge(two).merge(three), one.merge(two.merge(three))
+        assert_same(left, right)
+        kept = {id(part) for part in parts if part is not empty} & {id(stranger), id(plain)}
+        assert (left._eigenvalues is not None) == (right._eigenvalues is not None) == (not kept)
+    for whole in (known.merge(empty), empty.merge(known)):
+        ours, theirs = (part.operator(0.1, "ekfac").to_dense() for part in (whole, known))
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_a_subclass_adds_is_merged_too() -> None:
+    class Named(DenseLayer):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.colour = "red"
+
+    first, second = Named(), Named()
+    second.colour = "blue"
+    assert first.merge(second).colour == "red"
+    assert Network({"a": first}, 3).merge(Network({"a": second}, 4)).depth == 3
+
+
+class Network(Curvature):
+    def __init__(self, layers: Any, depth: int) -> None:
+        super().__init__(layers)
+        self.depth = depth
+
+
+@every_case
+def test_eigenvalues_have_the_sizes_and_the_uses_of_the_moments(case: Case) -> None:
+    """Refused, or nothing is done at all."""
+    layer = filled(case)
+    if layer._eigenvalues is None:
+        return
+    operator = layer.operator(0.1, "ekfac")
+    layer.update(*case.batch())  # begins anew, with no squares to be compared with
+    wider = [*case.batch()]
+    wider[-1] = np.concatenate([wider[-1], wider[-1]], axis=-1)
+    with pytest.raises(ValueError, match=r"in the moments|in the statistics so far"):
+        layer.update_eigenvalues(*wider)
+    np.testing.assert_array_equal(layer.operator(0.1, "ekfac").to_dense(), operator.to_dense())
+
+
+@pytest.mark.parametrize("structure", [("diagonal", "full"), ("diagonal", "diagonal")])
+def test_eigenvalues_of_other_groups_are_refused(structure: Any) -> None:
+    layer = DepthwiseConvLayer(2, structure=structure)
+    layer.update(np.ones((2, 3, 4)), np.ones((2, 3, 4)))
+    for channels in (2, 8):
+        batch = np.ones((2, 3, channels))
+        with pytest.raises(ValueError, match=f"inputs: {channels} groups, but 4 in the moments"):
+            layer.update_eigenvalues(batch, batch)
+    with pytest.raises(ValueError, match="inputs: 5 uses for each example, but 3"):
+        layer.update_eigenvalues(np.ones((2, 5, 4)), np.ones((2, 5, 4)))
 
 
 # -- decompositions are kept ----------------------------------------------------------------------

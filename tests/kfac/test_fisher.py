@@ -112,3 +112,25 @@ class TestSampled:
 def test_unknown_settings(outputs, likelihood, fisher, words):
     with pytest.raises(ValueError, match=words):
         output_gradients(outputs, likelihood, fisher)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers(value):
+    broken = LOGITS.copy()
+    broken[1, 2] = value
+    for fisher in ("exact", "empirical"):
+        with pytest.raises(ValueError, match="outputs has NaN or infinite logits"):
+            output_gradients(broken, "categorical", fisher, targets=np.zeros(3, int))
+    with pytest.raises(ValueError, match="none but -inf for an example"):
+        output_gradients(np.full((1, 2), -np.inf), "categorical", "exact")
+
+
+def test_a_label_of_probability_zero():
+    logits = np.array([[0.0, -np.inf, 0.0]])
+    (moment,) = second_moments(output_gradients(logits, "categorical", "exact"))
+    np.testing.assert_allclose(moment, hessian(logits[0]), atol=1e-16)
+
+
+def test_targets_in_a_list():
+    with pytest.raises(TypeError, match="targets is a list: an array of labels is needed"):
+        output_gradients(LOGITS, "categorical", "empirical", targets=[0, 1, 2])

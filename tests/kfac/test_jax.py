@@ -398,6 +398,81 @@ class TestNames:
         with pytest.raises(ValueError, match="'third', which the model does not tap"):
             curvature.update(params, (X, None), "gaussian", "exact")
 
+    def test_taps_whose_results_are_ignored(self):
+        def ignoring(params, x, tap):
+            y = x @ params["hidden"]["w"] + params["hidden"]["b"]
+            tap("hidden", x, y)
+            return tap("output", jnp.tanh(y), jnp.tanh(y) @ params["output"]["kernel"])
+
+        def once(params, x, tap):
+            return tap("hidden", x, x @ params["hidden"]["w"]) + ignoring(params, x, tap).sum()
+
+        def last(params, x, tap):
+            y = x @ params["output"]["kernel"]
+            tap("output", x, y)
+            return y
+
+        words = "the outputs of the model do not depend on what its tap gives back"
+        for function, name, where in (
+            (ignoring, "hidden", ""),
+            (once, "hidden", " in use 2 of 2"),
+            (last, "output", ""),
+        ):
+            params = {**PARAMS, "output": {"kernel": draw(HIDDEN, OUT)}}
+            if function is last:
+                params = {"output": {"kernel": draw(IN, OUT)}}
+            some = {key: layer for key, layer in layers().items() if key in params}
+            curvature = kfac.capture(function, params, some)
+            with pytest.raises(ValueError, match=f"layers has '{name}', but {words}{where}:"):
+                curvature.update(params, (X, None), "gaussian", "exact")
+        watched = kfac.capture(ignoring, PARAMS, {"output": DenseLayer()}, unknown="identity")
+        watched.update(PARAMS, (X, None), "gaussian", "exact")
+
+    def test_a_tap_of_what_does_not_depend_on_the_arguments(self):
+        def constant(params, x, tap=kfac.untapped):
+            return model(params, x) * tap("scale", None, jnp.ones((B, OUT)))
+
+        params = {**PARAMS, "scale": jnp.ones(OUT)}
+        curvature = kfac.capture(constant, params, {"scale": GradientLayer()}, unknown="identity")
+        curvature.update(params, (X, None), "gaussian", "exact")
+        want = (np.asarray(model(params, X)) ** 2).mean(0)
+        np.testing.assert_allclose(curvature.curvature.moments["scale"], want)
+
+    def test_layers_of_two_captures(self):
+        shared = layers()
+        first, second = (kfac.capture(model, PARAMS, shared) for _ in range(2))
+        first.update(PARAMS, (X, None), "gaussian", "exact")
+        with pytest.raises(ValueError, match="no statistics yet"):
+            second.operator()
+        warm = kfac.capture(model, PARAMS, first.curvature.layers)
+        warm.update(PARAMS, (X, None), "gaussian", "exact")
+        np.testing.assert_allclose(
+            warm.curvature.moments["hidden"][1], first.curvature.moments["hidden"][1]
+        )
+        weights = [c.curvature.state_dict()["hidden"]["moments.weight"] for c in (first, warm)]
+        assert weights == [B, 2 * B]
+
+    def test_two_parameters_of_one_name(self):
+        params = {**PARAMS, "hidden/w": draw(2)}
+        with pytest.raises(ValueError, match=r"two parameters called 'hidden/w'.*rename one"):
+            kfac.capture(model, params, layers())
+
+    def test_keys_that_are_integers_of_numpy(self):
+        params = {np.int64(0): PARAMS["hidden"], np.int64(1): PARAMS["output"]}
+
+        def numbered(params, x, tap=kfac.untapped):
+            names = {"hidden": "0", "output": "1"}
+            named = {"hidden": params[0], "output": params[1]}
+            return model(named, x, lambda name, *rest: tap(names[name], *rest))
+
+        some = {"0": DenseLayer(bias=True), "1": DenseLayer()}
+        curvature = kfac.capture(numbered, params, some)
+        curvature.update(params, (X, None), "gaussian", "exact")
+        want = kfac.capture(model, PARAMS, layers())
+        want.update(PARAMS, (X, None), "gaussian", "exact")
+        got = curvature.operator(0.1).multiply(params)[0]["b"]
+        np.testing.assert_allclose(got, want.operator(0.1).multiply(PARAMS)["hidden"]["b"])
+
     def test_settings(self):
         with pytest.raises(ValueError, match="unknown = 'drop'"):
             kfac.capture(model, PARAMS, layers(), unknown="drop")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -49,7 +50,8 @@ def capture(
         The parameters, of which only names and shapes matter here. ``"hidden/w"`` is the name of
         ``params["hidden"]["w"]``.
     layers : dict of str to estimator
-        One for each name. A tap whose name is not here is the identity.
+        One for each name. A tap whose name is not here is the identity. What is fed are copies, in
+        `ModelCurvature.curvature`: several captures may be given the same.
     parameters : dict of str to str or pair of str, optional
         Names of the parameters of a layer, such as ``("hidden/w", "hidden/b")``. Without it they
         are what is at or under the name of the layer: one parameter, or one and a bias (or shift).
@@ -67,8 +69,8 @@ def capture(
     Raises
     ------
     ValueError, TypeError
-        No layers, or not estimators; an unknown setting; parameters that are not found, or of two
-        layers.
+        No layers, or not estimators; an unknown setting; parameters that are not found, of two
+        layers, or of one name: ``{"a": {"b": …}, "a/b": …}``.
 
     Examples
     --------
@@ -136,7 +138,7 @@ class ModelCurvature:
         unknown: str,
     ) -> None:
         self.model = model
-        self.curvature = Curvature(layers)
+        self.curvature = copy.deepcopy(Curvature(layers))
         leaves = leaves_of(params)
         self._places = find_places(self.curvature.layers, parameters, leaves)
         known = {name for place in self._places.values() for name in place}
@@ -218,7 +220,8 @@ class ModelCurvature:
         Raises
         ------
         ValueError
-            A layer is not tapped, or an argument is unknown or does not fit.
+            A layer is not tapped, or the model does not go on with what its tap gives; an argument
+            is unknown or does not fit.
         TypeError
             Called under ``jit``, where an estimator would keep tracers.
         """

@@ -28,8 +28,17 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def leaves_of(tree: Any) -> dict[str, Array]:
-    """All parameters by name, in JAX's order."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    """All parameters by name, in JAX's order; `ValueError` if two have one name."""
+    named: dict[str, Array] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = _name(path)
+        if name in named:
+            raise ValueError(
+                f"a pytree has two parameters called {name!r}, for keys are joined by '/': rename "
+                f"one of them"
+            )
+        named[name] = leaf
+    return named
 
 
 def _default_place(name: str, layer: Any, leaves: Iterable[str]) -> tuple[str, ...]:

@@ -61,20 +61,55 @@ def _zeros(
     model: Callable[..., Array], names: tuple[str, ...], params: Any, inputs: Any
 ) -> dict[str, list[Array]]:
     """Zeros like the outputs of each tap, in the order of its uses."""
-    found: dict[str, list[Any]] = {name: [] for name in names}
 
-    def tap(name: str, inputs: Any, outputs: Array) -> Array:
-        if name in found:
-            found[name].append((outputs.shape, outputs.dtype))
-        return outputs
+    def watched(zero: Array, params: Any, inputs: Any) -> tuple[dict[str, list[Array]], Array]:
+        given: dict[str, list[Array]] = {name: [] for name in names}
 
-    jax.eval_shape(lambda params, inputs: model(params, inputs, tap), params, inputs)
-    if unused := [name for name, outputs in found.items() if not outputs]:
+        def tap(name: str, inputs: Any, outputs: Array) -> Array:
+            if name not in given:
+                return outputs
+            # Not the variable that the model has itself: whether it goes on with this one shows.
+            given[name].append(outputs + zero.astype(outputs.dtype))
+            return given[name][-1]
+
+        outputs = model(params, inputs, tap)
+        return given, outputs
+
+    trace = jax.make_jaxpr(watched, return_shape=True)
+    traced, (given, _) = trace(jnp.zeros(()), params, inputs)
+    if unused := [name for name, outputs in given.items() if not outputs]:
         raise ValueError(
             f"layers has {', '.join(map(repr, unused))}, which the model does not tap: call "
             f"outputs = tap(name, inputs, outputs) in it, or leave the name out of layers"
         )
-    return {name: [jnp.zeros(*like) for like in outputs] for name, outputs in found.items()}
+    _check_used(traced.jaxpr, given)
+    return {name: [jnp.zeros(x.shape, x.dtype) for x in outputs] for name, outputs in given.items()}
+
+
+def _check_used(jaxpr: Any, given: dict[str, list[Any]]) -> None:
+    """Refuse taps, the first results of ``jaxpr``, on which the results after them do not depend.
+
+    The gradient by them would be zero, and so would the curvature of their layers.
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(given)]
+    needed = {id(variable) for variable in jaxpr.outvars[len(paths) :]}
+    unneeded: set[int] = (
+        set()
+    )  # a tap inside another compilation is in neither, and an error by itself
+    for equation in reversed(jaxpr.eqns):
+        if needed.isdisjoint(map(id, equation.outvars)):
+            unneeded.update(map(id, equation.outvars))
+        else:
+            needed.update(map(id, equation.invars))
+    for (name, use), variable in zip(paths, jaxpr.outvars, strict=False):
+        if id(variable) in unneeded:
+            count = len(given[name.key])
+            which = f" in use {use.idx + 1} of {count}" if count > 1 else ""
+            raise ValueError(
+                f"layers has {name.key!r}, but the outputs of the model do not depend on what its "
+                f"tap gives back{which}: go on with outputs = tap(name, inputs, outputs), or leave "
+                f"the name out of layers"
+            )
 
 
 def backward_passes(forward: Forward, seeds: Array) -> dict[str, Any]:
