@@ -202,3 +202,34 @@ def test_space_time_covariance_is_preconditioned_by_the_nearest_product(run_page
     kept = names["between_stations"](5, 1.0)
     block = names["covariance"](1.0).to_dense().reshape(8, 30, 8, 30)[6, :, 1]
     np.testing.assert_allclose(block, kept, rtol=1e-12)
+
+
+def test_natural_gradient_is_ahead_of_momentum(run_page):
+    pytest.importorskip("torch", reason="torch is not installed")
+    names = run_page("natural_gradient.py", 3)
+    losses = {name: history[-1, 0] for name, (history, _) in names["results"].items()}
+    assert losses["K-FAC"] < 0.7 * losses["momentum"]
+
+
+def test_laplace_approximation_has_the_covariance_of_the_dense_posterior(run_page):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    names = run_page("laplace_approximation.py", 1500)
+    precision = names["posterior"](2.0).to_dense() * names["count"]
+    jacobian = names["jacobians"][0]
+    expected = jacobian @ torch.linalg.solve(precision, jacobian.T)
+    found = names["covariances"](names["jacobians"][:1], 2.0)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-12)
+    logdet = torch.linalg.slogdet(precision)[1]
+    theta = torch.cat([p.flatten() for p in names["parameters"].values()]).detach()
+    expected = names["likelihood"] - theta @ theta + (len(theta) * np.log(2.0) - logdet) / 2
+    assert names["evidence"](2.0) == pytest.approx(float(expected))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")  # torch's own jvp
+def test_influence_functions_foretell_retraining(run_page):
+    pytest.importorskip("torch", reason="torch is not installed")
+    names = run_page("influence_functions.py", 400, 12)
+    found = {name: values[names["out"]].numpy() for name, values in names["found"].items()}
+    right = {name: np.corrcoef(values, names["truth"])[0, 1] for name, values in found.items()}
+    assert right["the whole Hessian"] > 0.95
+    assert right["K-FAC, exact"] > right["gradients alone"]

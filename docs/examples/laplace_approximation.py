@@ -77,7 +77,9 @@ curvature = kfac.capture(network).fit([(x, y)], "categorical", "exact")
 # ------------
 #
 # How probable are the data, after all parameters have been integrated out? Laplace's approximation
-# of the log marginal likelihood needs one log-determinant for each :math:`\delta`:
+# of the log marginal likelihood needs one log-determinant for each :math:`\delta`. The parameters
+# :math:`\theta` stay where training left them; all determinants and solves that follow share the
+# eigendecompositions of four small matrices.
 #
 # .. math::
 #
