@@ -59,6 +59,18 @@ def test_kfac_of_a_pytorch_model():
     assert names["curvature"].unknown == {"1.weight": "PReLU has no rule"}
 
 
+def test_kfac_of_a_jax_function():
+    jnp = pytest.importorskip("jax.numpy", reason="jax is not installed")
+    page = (ROOT / "docs" / "kfac_jax.md").read_text(encoding="utf-8")
+    names: dict = {"__name__": "page"}
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S):
+        exec(compile(block, "docs/kfac_jax.md", "exec"), names)
+    assert names["loss"] < 0.3
+    assert set(names["posterior"].operator.names) == set(names["ekfac"].operator.names)
+    right = jnp.argmax(names["model"](names["params"], names["x"]), axis=1) == names["y"]
+    assert float(jnp.mean(right)) > 0.9
+
+
 def test_the_table_is_of_the_operations_that_are():
     source = (ROOT / "benchmarks" / "operations.py").read_text(encoding="utf-8")
     operations = re.search(r"^OPERATIONS.*?^}", source, re.M | re.S)[0]

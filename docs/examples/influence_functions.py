@@ -157,7 +157,7 @@ names = ["gradients alone", "K-FAC, exact", "the whole Hessian"]
 figure, grid = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
 for axes, name in zip(grid, names, strict=True):
     axes.axline((0, 0), slope=1, color="lightgray")
-    axes.plot(found[name][out], truth, "o", color="#2171b5", markersize=4)
+    axes.plot(found[name][out].numpy(), truth, "o", color="#2171b5", markersize=4)
     axes.set(title=name, xlabel="predicted change of the loss")
     axes.ticklabel_format(scilimits=(0, 0))
 grid[0].set_ylabel("change after retraining")
@@ -175,5 +175,5 @@ figure, grid = plt.subplots(2, 8, figsize=(9, 3), layout="constrained")
 for line, (title, places) in zip(grid, rows.items(), strict=True):
     line[0].set_ylabel(title)
     for axes, i in zip(line, places.tolist(), strict=True):
-        axes.imshow(x[i].reshape(8, 8), cmap="gray_r")
+        axes.imshow(x[i].reshape(8, 8).numpy(), cmap="gray_r")
         axes.set(xticks=[], yticks=[], title=f"a {y[i]}")

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from kronops import BlockDiagonalOperator
 from kronops.files import register_savable
 from kronops.kfac.diagnostics import Diagnostics
-from kronops.kfac.estimator import Estimator, Pi, brought, check_attributes
+from kronops.kfac.estimator import Estimator, Pi
+from kronops.kfac.states import brought, check_attributes
 
 __all__ = ["Curvature"]
 

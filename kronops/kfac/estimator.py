@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
-from kronops.backends import backend_named, backend_of, is_array
+from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.files import register_savable
 from kronops.kfac.batches import as_choice
 from kronops.kfac.diagnostics import BlockDiagnostics, Spectrum, diagnose, spectrum_of
 from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.moving_average import Arrays, MovingAverage
+from kronops.kfac.states import brought, check_attributes
 from kronops.scalars import as_nonnegative, as_scalar
 
-__all__ = ["Estimator", "brought", "check_attributes"]
+__all__ = ["Estimator"]
 
 Batch = tuple[Any, ...]
 Pi = str | float
@@ -387,24 +388,3 @@ def _from_settings_and_state(kind: type[Estimator], saved: dict[str, Any]) -> Es
 
 
 register_savable(Estimator, _settings_and_state, _from_settings_and_state)
-
-
-def check_attributes(thing: Any, known: set[str], advice: str) -> None:
-    """Refuse to save what would be lost."""
-    if unknown := sorted(vars(thing).keys() - known):
-        raise TypeError(
-            f"op is a {type(thing).__name__} with attributes that files do not hold, {unknown}: "
-            f"{advice}"
-        )
-
-
-def brought(state: Any, backend: str | None, device: Any) -> Any:
-    """A state, or one of several layers, with its arrays in another library or on a device."""
-    if isinstance(state, Mapping):
-        return {name: brought(part, backend, device) for name, part in state.items()}
-    if not is_array(state) or state.ndim == 0:  # a number, which a file may have made an array
-        return state
-    home = backend_of(state)
-    if backend is not None:
-        return backend_named(backend).from_numpy(home.to_numpy(state), device)
-    return state if device is None else home.to_device(state, device)
