@@ -276,9 +276,6 @@ def test_reductions():
 def test_rows_that_are_places_of_examples():
     """``(B·S, in)`` in a linear layer is ``(B, S, in)``."""
     places, x, y = problem("attention")
-    merged = copy.deepcopy(places)
-    forward = nn.Linear.forward
-    merged.value.forward = lambda x: forward(merged.value, x)
     value = captured(places, x, y).curvature.moments["value"]
 
     class Merged(nn.Module):
@@ -515,13 +512,19 @@ class Own(nn.Linear):
 
 
 def half_frozen() -> nn.Module:
-    layer = nn.Linear(2, 2)
+    layer = nn.Conv1d(2, 2, 1)
     layer.weight.requires_grad_(False)
     return layer
 
 
+def replaced() -> nn.Module:
+    layer = nn.Linear(2, 2)
+    layer.forward = lambda x: 2 * x @ layer.weight
+    return layer
+
+
 UNKNOWN = {
-    "attention": (nn.MultiheadAttention(4, 2), {"in_proj_weight", "out_proj.bias"}, "Multihead"),
+    "an attribute forward": (replaced(), {"weight", "bias"}, "a forward pass of its own"),
     "tied": (Tied(), {"table.weight"}, "table.weight and out.weight are one parameter"),
     "recurrent": (nn.LSTM(2, 2), {"weight_ih_l0"}, "LSTM has no rule"),
     "a convolution of its own": (
@@ -608,6 +611,83 @@ def test_settings_by_name_and_class():
     assert list(curvature.unknown) == ["0.weight", "0.bias"]
 
 
+# -- what is captured is all there is --------------------------------------------------------------
+
+
+class Elsewhere(nn.Module):
+    """A model whose parameter is used in other ways too."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(5, 5), nn.Linear(5, CLASSES)
+        self.way = way
+        if way == "a hook":
+            self.inner.register_forward_hook(lambda module, x, y: 2 * y)
+
+    def forward(self, x: Any) -> Any:
+        y = self.inner(x)
+        if self.way == "by its weight":
+            y = functional.linear(y, self.inner.weight.T)
+        if self.way == "by its bias":
+            y = y + self.inner.bias
+        return self.out(torch.tanh(y))
+
+
+def elsewhere(way: str) -> tuple[nn.Module, Any, Any]:
+    _, x, y = problem("linear")
+    return Elsewhere(way).double(), x, y
+
+
+@pytest.mark.parametrize("way", ["by its weight", "by its bias", "a hook"])
+def test_parameters_with_another_use_are_refused(way):
+    model, x, y = elsewhere(way)
+    name = "inner.bias" if way == "by its bias" else "inner.weight"
+    with pytest.raises(ValueError, match=f"the gradient of '{name}'.*used outside of its module"):
+        captured(model, x, y)
+    with pytest.raises(ValueError, match=f"the gradient of '{name}'"):
+        kfac.capture(model).fit([(x, y)], "categorical", "exact")
+    assert hooks_of(model) == (way == "a hook")
+    unchecked = captured(model, x, y, check=False)
+    assert set(unchecked.curvature.layers) == {"inner", "out"}
+
+
+def test_a_module_that_runs_in_another_way_is_refused():
+    model, x, y = problem("linear")
+    curvature = kfac.capture(model)
+    layer = model[0]
+    layer.forward = lambda x: functional.linear(x, layer.weight**2, layer.bias)
+    with pytest.raises(ValueError, match=r"gradient of '0.weight'"), curvature:
+        cross_entropy(model(x), y).backward()
+
+
+def test_a_penalty_in_the_loss_is_refused():
+    model, x, y = problem("linear")
+    with pytest.raises(ValueError, match="a penalty of the loss"), kfac.capture(model):
+        (cross_entropy(model(x), y) + (model[0].weight ** 2).sum()).backward()
+
+
+def test_only_the_first_batch_is_checked():
+    model, x, y = elsewhere("by its bias")
+    model.way = "not at all"
+    curvature = captured(model, x, y)
+    model.way = "by its bias"
+    with curvature:
+        cross_entropy(model(x), y).backward()
+    assert curvature.fit([(x, y)], "categorical", "empirical") is curvature
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_rounding_is_not_refused(name):
+    """Also where the terms of a gradient cancel, and in half precision."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        model, x, _ = problem(name)
+        model, x = model.to(dtype), x if name == "embedding" else x.to(dtype)
+        again = torch.cat([x, x])
+        with kfac.capture(model):
+            outputs = model(again).float()
+            (outputs[: len(x)].sum() - outputs[len(x) :].sum()).backward()
+
+
 # -- errors ----------------------------------------------------------------------------------------
 
 
@@ -647,18 +727,75 @@ def too_late() -> None:
         loss.backward()
 
 
+class Twice(nn.Module):
+    """One module, called for the input and for twice that."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Any) -> tuple[Any, Any]:
+        return self.inner(x), self.inner(2 * x)
+
+
 def uneven() -> None:
     model, x, y = problem("recurrent")
+    model = Twice(model)
     with kfac.capture(model):
-        first, second = model(x), model(x)
+        first, second = model(x)
         cross_entropy(first, y).backward(retain_graph=True)
         cross_entropy(first + second, y).backward()
 
 
 def convolution_twice() -> None:
     model, x, y = problem("convolution")
+    model = Twice(model)
     with kfac.capture(model):
-        cross_entropy(model(x) + model(x), y).backward()
+        cross_entropy(sum(model(x)), y).backward()
+
+
+def two_forward_passes() -> None:
+    model, x, y = problem("linear")
+    with kfac.capture(model):
+        (cross_entropy(model(x), y) + cross_entropy(model(2 * x), y)).backward()
+
+
+def never_entered() -> None:
+    kfac.capture(perceptron()).__exit__(None, None, None)
+
+
+def frozen_afterwards() -> None:
+    model, x, y = problem("linear")
+    curvature = kfac.capture(model)
+    model[0].weight.requires_grad_(False)
+    with curvature:
+        cross_entropy(model(x), y).backward()
+
+
+def axis_of_no_tensor() -> None:
+    model, x, y = problem("linear")
+    captured(model, x, y, batch_axis=5)
+
+
+def targets_in_a_list() -> None:
+    model, x, y = problem("linear")
+    kfac.capture(model).fit([(x, y.tolist())], "categorical", "empirical")
+
+
+def classes_second() -> None:
+    model = nn.Conv2d(2, CLASSES, 1)
+    x, y = torch.randn(BATCH, 2, 4, 5), torch.zeros(BATCH, 4, 5, dtype=torch.int64)
+    kfac.capture(model).fit([(x, y)], "categorical", "exact")
+
+
+def sequences_of_that_many() -> None:
+    model, x, y = problem("attention")
+    captured(model, x[:4].transpose(0, 1), y[:4], batch_axis=1)
+
+
+def outputs_of_nothing() -> None:
+    model, x, _ = problem("linear")
+    kfac.capture(model).fit([(x, None)], "gaussian", "exact", forward=lambda m, batch: (x, None))
 
 
 def never_used() -> None:
@@ -688,6 +825,25 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "nothing was captured",
     ),
     "entered twice": (entered_twice, ValueError, "entered already"),
+    "never entered": (never_entered, ValueError, "was not entered"),
+    "frozen afterwards": (frozen_afterwards, ValueError, "0.weight: not the trainable"),
+    "two forward passes": (two_forward_passes, ValueError, "forward more than once"),
+    "an axis that is none": (axis_of_no_tensor, ValueError, r"batch_axis = 5.* shape \(6, 5\)"),
+    "a negative axis": (
+        lambda: kfac.capture(perceptron(), batch_axis=-1),
+        ValueError,
+        "batch_axis",
+    ),
+    "no axis": (
+        lambda: kfac.capture(perceptron(), batch_axis="1"),
+        TypeError,
+        "batch_axis is a str",
+    ),
+    "check": (lambda: kfac.capture(perceptron(), check="no"), ValueError, "check = 'no'"),
+    "targets in a list": (targets_in_a_list, TypeError, "targets is a list"),
+    "classes second": (classes_second, ValueError, r"movedim\(1, -1\)"),
+    "as many places as examples": (sequences_of_that_many, ValueError, "cannot be told"),
+    "outputs of nothing": (outputs_of_nothing, ValueError, "depend on no trainable"),
     "inputs written over": (overwritten, ValueError, "written over"),
     "backward too late": (too_late, ValueError, "a later forward pass"),
     "uneven backward passes": (uneven, ValueError, "add losses up"),

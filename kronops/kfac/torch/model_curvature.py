@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,14 @@ from kronops.kfac.curvature import Curvature
 from kronops.kfac.estimator import Pi
 from kronops.kfac.fisher import output_gradients
 from kronops.kfac.gradient_layer import GradientLayer
-from kronops.kfac.torch.recording import Recorder, Recording
-from kronops.kfac.torch.survey import check_model, survey
+from kronops.kfac.torch.checking import check_gradients
+from kronops.kfac.torch.recording import DrawRecorder, HookRecorder, Recorder, Recording
+from kronops.kfac.torch.survey import check_model, survey, trainable
+from kronops.operators.grouped import GroupedOperator
 
 __all__ = ["ModelCurvature", "capture"]
 
+Kind = TypeVar("Kind", bound=Recorder)
 Forward = Callable[[nn.Module, Any], tuple[Tensor, Any]]
 STATISTICS = {"moments": Curvature.update, "eigenvalues": Curvature.update_eigenvalues}
 
@@ -35,14 +38,16 @@ def capture(
     decay: float | None = None,
     unknown: str = "warn",
     batch_axis: int = 0,
+    check: bool = True,
 ) -> ModelCurvature:
     """Estimate the curvature of ``model`` while losses run: a context, to enter as often as needed.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Its trainable `nn.Linear`, `nn.Conv1d`, 2d and 3d, `nn.Embedding`, and the scale and shift
-        of `nn.LayerNorm`, `nn.RMSNorm`, `nn.GroupNorm` and batch normalisation have estimators.
+        Its trainable `nn.Linear`, `nn.Conv1d`, 2d and 3d, `nn.Embedding`, `nn.MultiheadAttention`,
+        and the scale and shift of `nn.LayerNorm`, `nn.RMSNorm`, `nn.GroupNorm` and batch
+        normalisation have estimators.
     structure : str, or dict of these by name or class of modules
         ``structure`` of the estimators, ``"kronecker"`` where a dict says nothing; for a scale and
         shift that means ``"full"``. None leaves a module's parameters out, as unknown.
@@ -61,7 +66,13 @@ def capture(
         are then errors. Or they have a block: the identity; or the mean squares of the gradients of
         batches, which are those of examples where these have mean zero, as with sampled targets.
     batch_axis : int
-        The axis of the examples in the first tensor that the model is given.
+        The axis of the examples in the first tensor that the model is given, and in linear layers,
+        embeddings and layer normalisations that see several places: 1 if sequences come first.
+        Attention knows it by itself, and images have their examples first.
+    check : bool
+        Whether, on the first batch, the gradient of each parameter must be what the recorded calls
+        of its module give. That costs the gradients by the weights, once; they are kept until the
+        batch has ended.
 
     Returns
     -------
@@ -75,7 +86,8 @@ def capture(
     Notes
     -----
     Each forward pass of the model ends the batch before it, once this has gone backward. Several
-    backward passes of one batch are several draws, whose second moments are summed.
+    backward passes of one batch are several draws, whose second moments are summed. A loss that is
+    multiplied by ``s``, as `torch.amp.GradScaler` does, multiplies the moments by ``s²``.
 
     In training mode batch normalisation makes the loss of an example depend on all others. What
     is estimated then are the gradients of the batch's loss by the outputs for each example.
@@ -98,7 +110,9 @@ def capture(
     check_model(model)
     as_choice(reduction, "reduction", ("mean", "sum"))
     as_choice(unknown, "unknown", ("warn", "error", "identity", "gradient"))
-    made = ModelCurvature(model, structure, sharing, reduction, decay, unknown, batch_axis)
+    as_choice(check, "check", (False, True))
+    axis = _as_axis(batch_axis)
+    made = ModelCurvature(model, structure, sharing, reduction, decay, unknown, axis, check)
     if made.unknown and unknown in ("warn", "error"):
         listed = "; ".join(f"{name} ({reason})" for name, reason in made.unknown.items())
         message = f"parameters without a curvature block: {listed}"
@@ -143,12 +157,15 @@ class ModelCurvature:
         decay: float | None,
         unknown: str,
         batch_axis: int,
+        check: bool,
     ) -> None:
         self.model = model
+        self._trainable = trainable(model)
         self._layers, self.unknown = survey(model, structure, sharing)
         self._reduction = reduction
         self._decay = decay
         self._batch_axis = batch_axis
+        self._unchecked = check
         self._others = unknown
         self._entered: Recorder | None = None
         self._unknown = {name: model.get_parameter(name) for name in self.unknown}
@@ -195,7 +212,14 @@ class ModelCurvature:
         made = self.curvature.operator(damping, method, pi).operators
         keys: dict[str, Any] = {layer.name: layer.key for layer in self._layers}
         names = [keys.get(name, name) for name in self.curvature.layers]
-        blocks: dict[Any, Any] = dict(zip(names, made, strict=True))
+        parts: dict[Any, list[Any]] = {}
+        for name, block in zip(names, made, strict=True):
+            parts.setdefault(name, []).append(block)
+        blocks: dict[Any, Any] = {
+            # The rows of a parameter that several layers share, as the projections of attention do.
+            name: of[0] if len(of) == 1 else GroupedOperator.of(of, "out,in")
+            for name, of in parts.items()
+        }
         if self._others == "identity":
             for name, parameter in self._unknown.items():
                 shape = tuple(parameter.shape)
@@ -254,11 +278,11 @@ class ModelCurvature:
                 "fit within the context of this curvature would record twice: leave it"
             )
         forward = forward or _forward
-        with _undisturbed(self.model), self._recorder(statistics, "sum") as recorder:
+        with _undisturbed(self.model), self._recorder(DrawRecorder, statistics, "sum") as recorder:
             for batch in progress(loader) if progress else loader:
                 recorder.next_batch()
                 outputs, targets = forward(self.model, batch)
-                _check_outputs(outputs)
+                _check_outputs(outputs, targets, likelihood, fisher)
                 recorder.recording.examples = outputs.shape[0]
                 draws = output_gradients(
                     outputs.detach(),
@@ -267,24 +291,23 @@ class ModelCurvature:
                     targets=targets,
                     key_or_rng=key_or_rng,
                     samples=samples,
-                )
-                # By the outputs of layers alone: gradients by weights are not computed.
-                sources = [*recorder.recording.edges, *recorder.parameters.values()]
-                for draw in draws.to(outputs.dtype):
-                    torch.autograd.grad(
-                        outputs, sources, draw, retain_graph=True, allow_unused=True
-                    )
+                ).to(outputs.dtype)
+                for count, draw in enumerate(draws, start=1):
+                    recorder.backward(outputs, draw, last=count == len(draws))
         return self
 
     def __enter__(self) -> Self:
         if self._entered is not None:
             raise ValueError("this context is entered already: leave it first")
-        self._entered = self._recorder("moments", self._reduction).__enter__()
+        self._entered = self._recorder(HookRecorder, "moments", self._reduction).__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         recorder, self._entered = self._entered, None
-        assert recorder is not None
+        if recorder is None:
+            raise ValueError(
+                "this context is left, but was not entered: use it by a with statement"
+            )
         recorder.__exit__(*error)
 
     def eigenvalues(self) -> Recorder:
@@ -292,15 +315,26 @@ class ModelCurvature:
 
         They belong to the moments as they are then: see `Estimator.update_eigenvalues`.
         """
-        return self._recorder("eigenvalues", self._reduction)
+        return self._recorder(HookRecorder, "eigenvalues", self._reduction)
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _recorder(self, statistics: str, reduction: str) -> Recorder:
+    def _recorder(self, kind: type[Kind], statistics: str, reduction: str) -> Kind:
         as_choice(statistics, "statistics", tuple(STATISTICS))
-        watched = self._unknown if self._others == "gradient" else {}
+        self._check_unchanged()
+        others = self._unknown if self._others == "gradient" else {}
         take = functools.partial(self._take_in, STATISTICS[statistics], reduction)
-        return Recorder(self.model, self._layers, watched, self._batch_axis, take)
+        return kind(self.model, self._layers, others, self._batch_axis, take, self._unchecked)
+
+    def _check_unchanged(self) -> None:
+        """What has been frozen, replaced or added since would be missed in silence."""
+        now, then = trainable(self.model), self._trainable
+        changed = [name for name in then | now if now.get(name) is not then.get(name)]
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)}: not the trainable parameters that the model had when it "
+                f"was captured; capture it again"
+            )
 
     def _take_in(self, update: Any, reduction: str, recording: Recording) -> None:
         """Update the estimators of the layers that had a part in this batch."""
@@ -309,13 +343,17 @@ class ModelCurvature:
         scale = float(examples) if reduction == "mean" else 1.0
         batches: dict[str, Any] = {}
         for layer in self._layers:
-            if (batch := recording.batch(layer, scale)) is not None:
+            batch = recording.batch(layer, scale)
+            if self._unchecked:
+                check_gradients(layer, batch, recording.seen, scale)
+            if batch is not None:
                 batches[layer.name] = batch
         for name, draws in recording.gradients.items():
             # Draws are summed, and the square of a sum of B examples is B times that of one.
             batches[name] = torch.stack(draws) * (scale * (len(draws) / examples) ** 0.5)
         used: dict[str, Any] = {name: self.curvature.layers[name] for name in batches}
         update(Curvature(used), batches, decay=self._decay, weight=examples)
+        self._unchecked = False
 
 
 def _forward(model: nn.Module, batch: Any) -> tuple[Any, Any]:
@@ -328,12 +366,40 @@ def _forward(model: nn.Module, batch: Any) -> tuple[Any, Any]:
     return model(batch[0]), batch[1]
 
 
-def _check_outputs(outputs: Any) -> None:
+def _check_outputs(outputs: Any, targets: Any, likelihood: str, fisher: str) -> None:
+    """Refuse what the likelihood would misread."""
     if not isinstance(outputs, Tensor):
         raise TypeError(
             f"the model's output is a {type(outputs).__name__}: a tensor is needed, and forward= "
             f"can pick it: from the model and a batch to (outputs, targets)"
         )
+    if not outputs.requires_grad:
+        raise ValueError(
+            "the outputs depend on no trainable parameter: is the model run elsewhere?"
+        )
+    if not isinstance(targets, Tensor):
+        if fisher == "empirical" and targets is not None:
+            raise TypeError(f"targets is a {type(targets).__name__}: a tensor is needed")
+        return
+    shape, labels = tuple(outputs.shape), tuple(targets.shape)
+    integers = not (targets.is_floating_point() or targets.is_complex())
+    if likelihood == "categorical" and integers and labels and labels != shape[:-1]:
+        second = (
+            "; classes are the second axis here: forward=lambda model, batch: "
+            "(model(batch[0]).movedim(1, -1), batch[1]) brings them to the end"
+        )
+        raise ValueError(
+            f"outputs has shape {shape}, targets {labels}: outputs (B, …, C) and targets (B, …) "
+            f"are needed, classes last" + (second if labels == (*shape[:1], *shape[2:]) else "")
+        )
+
+
+def _as_axis(batch_axis: Any) -> int:
+    if isinstance(batch_axis, bool) or not hasattr(batch_axis, "__index__"):
+        raise TypeError(f"batch_axis is a {type(batch_axis).__name__}: an integer ≥ 0 is needed")
+    if int(batch_axis) < 0:
+        raise ValueError(f"batch_axis = {batch_axis}: an integer ≥ 0 is needed")
+    return int(batch_axis)
 
 
 @contextlib.contextmanager

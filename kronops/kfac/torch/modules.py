@@ -1,16 +1,17 @@
 """Modules of PyTorch and the estimators that know their gradients.
 
-A `Layer` is a module of one of the `KINDS`. It has the estimator, and says how what the module was
-given, and the gradients by what it gave, are laid out for it: examples first, then the places where
-an example uses the module. Several calls in one forward pass are several such places.
+A `Layer` has the estimator, and says how what its module was given, and the gradients by what it
+gave, are laid out for it: examples first, then the places where an example uses the module. Several
+calls in one forward pass are several such places.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,46 @@ from kronops.kfac.estimator import Estimator
 from kronops.kfac.scale_shift_layer import ScaleShiftLayer
 from kronops.kfac.shared_layer import SharedLayer
 
-__all__ = ["KINDS", "Layer", "kind_of"]
+__all__ = [
+    "BatchNormalisation",
+    "Convolution",
+    "Dense",
+    "Embedding",
+    "Examples",
+    "GroupNormalisation",
+    "Layer",
+    "LayerNormalisation",
+    "RootMeanSquareNormalisation",
+    "full_name",
+]
+
+Choose = Callable[..., tuple[Any, str]]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """How many examples a batch has, and which axis is theirs where there are several places."""
+
+    count: int
+    axis: int = 0
+
+    def axis_of(self, places: Sequence[int], what: str) -> int:
+        """Their axis among ``places``, the sizes of the axes that are not of one place."""
+        fits = {
+            axis for axis in {0, self.axis} if axis < len(places) and places[axis] == self.count
+        }
+        if len(fits) > 1:
+            raise ValueError(
+                f"in a batch of {self.count} examples, {what}: which axis is that of the examples "
+                f"cannot be told; give a batch of another number of examples"
+            )
+        if not fits:
+            where = "first axis" if self.axis == 0 else f"first axis or axis {self.axis}"
+            raise ValueError(
+                f"in a batch of {self.count} examples, {what}: the {where} must be that of the "
+                f"examples (batch_axis=1 is for models whose sequences come before their examples)"
+            )
+        return fits.pop()
 
 
 class Layer(ABC):
@@ -33,47 +73,85 @@ class Layer(ABC):
     name : str
         As in ``model.named_modules()``.
     module : nn.Module
+    names : dict of str to str
+        For each part that is trained, ``"weight"`` and ``"bias"``, the name of its parameter.
     structure, sharing : str
         Settings of the estimator.
+    rows : slice
+        Those of the parameters that are this layer's.
+
+    Attributes
+    ----------
+    modules : tuple of nn.Module
+        All that share the parameters, whose calls are those of one layer.
     """
 
     input_axes: ClassVar[int] = 1  # of one place, after those of examples and places
     output_axes: ClassVar[int] = 1
 
-    def __init__(self, name: str, module: Any, structure: Any, sharing: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: Any,
+        names: dict[str, str],
+        structure: Any,
+        sharing: str,
+        rows: slice = slice(None),
+    ) -> None:
         self.name = name
         self.module = module
+        self.modules: tuple[Any, ...] = (module,)
+        self.names = names
         self.sharing = sharing
+        self.rows = rows
         try:
             self.estimator = self._estimator(structure)
         except (TypeError, ValueError) as error:
             error.add_note(f"for the module {name!r}, a {type(module).__name__}")
             raise
 
+    @classmethod
+    def of(cls, name: str, module: Any, choose: Choose) -> list[Self]:
+        """The layers of a module, none if it is left out; ``choose`` has the settings by name."""
+        structure, sharing = choose(name)
+        names = {
+            part: full_name(name, part) for part in ("weight", "bias") if _trains(module, part)
+        }
+        return [cls(name, module, names, structure, sharing)] if structure is not None else []
+
     @staticmethod
     def refusal(module: Any) -> str | None:
         """Why a module of this kind has no estimator after all."""
-        if module.weight.requires_grad:
-            return None
-        return "its module's weight is frozen, and the bias alone has no rule"
+        if "weight" not in module._parameters:
+            return f"the weight of {type(module).__name__} is computed from other parameters"
+        if not module.weight.requires_grad:
+            return "its module's weight is frozen, and the bias alone has no rule"
+        return None
 
     @property
     def key(self) -> Any:
         """The names of the parameters, in the order of the block's vectors."""
-        trained = [part for part in ("weight", "bias") if self._trains(part)]
-        names = tuple(".".join(filter(None, (self.name, part))) for part in trained)
+        names = tuple(self.names.values())
         return names if len(names) > 1 else names[0]
 
     @abstractmethod
     def _estimator(self, structure: Any) -> Estimator:
         """The estimator of the module's parameters."""
 
+    @abstractmethod
+    def gradient(self, a: Tensor, g: Tensor) -> dict[str, Tensor]:
+        """The gradient of each part, of all examples, from what `batch` gave, for one draw."""
+
+    def examples_in(self, inputs: Tensor, axis: int) -> int:
+        """How many examples the inputs are of, where nothing else tells."""
+        return inputs.shape[axis if axis < inputs.ndim - self.input_axes else 0]
+
     def kept(self, inputs: Tensor) -> Tensor:
         """What is kept of the inputs until the gradients are there."""
         return inputs.detach()
 
     def batch(
-        self, inputs: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]], examples: int
+        self, inputs: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]], examples: Examples
     ) -> tuple[Tensor, Tensor]:
         """What the estimator takes, from each call's inputs and draws of output gradients."""
         a = [self._by_example(x, examples, self.input_axes) for x in inputs]
@@ -83,34 +161,49 @@ class Layer(ABC):
         ]
         return _along_places(a), _as_draws(draws)
 
-    def _trains(self, part: str) -> bool:
-        parameter = getattr(self.module, part, None)
-        return parameter is not None and parameter.requires_grad
-
-    def _by_example(self, x: Tensor, examples: int, axes: int) -> Tensor:
+    def _by_example(self, x: Tensor, examples: Examples, axes: int) -> Tensor:
         """``(B, places, …)``, the last ``axes`` as they are."""
         shape = tuple(x.shape)
-        if x.ndim <= axes or shape[0] != examples:
-            raise ValueError(
-                f"in a batch of {examples} examples, {type(self.module).__name__} has inputs or "
-                f"outputs of shape {shape}: the first axis must be that of the examples"
-            )
-        places = math.prod(shape[1 : x.ndim - axes])
-        return x.reshape(examples, places, *shape[x.ndim - axes :])
+        what = f"{type(self.module).__name__} has inputs or outputs of shape {shape}"
+        places = shape[: x.ndim - axes]
+        first = x.movedim(examples.axis_of(places, what), 0)
+        return first.reshape(
+            examples.count, math.prod(places) // examples.count, *shape[len(places) :]
+        )
 
 
 class Dense(Layer):
-    """`nn.Linear`, also at several places of an example, and called several times."""
+    """`nn.Linear`, also at several places of an example, and called several times.
+
+    A bias alone, where the weight is frozen, is the weight of a constant input.
+    """
+
+    @staticmethod
+    def refusal(module: Any) -> str | None:
+        """Either parameter may be frozen."""
+        return None if "weight" in module._parameters else Layer.refusal(module)
 
     def _estimator(self, structure: Any) -> Estimator:
-        bias = self._trains("bias")
+        bias = len(self.names) == 2
         return SharedLayer(bias, self.sharing, structure=structure, layout="out,in")
 
-    def _by_example(self, x: Tensor, examples: int, axes: int) -> Tensor:
+    def kept(self, inputs: Tensor) -> Tensor:
+        """The constant input of a bias alone."""
+        return inputs.detach() if "weight" in self.names else torch.ones_like(inputs[..., :1])
+
+    def gradient(self, a: Tensor, g: Tensor) -> dict[str, Tensor]:
+        """``Σ g aᵀ`` and ``Σ g``."""
+        whole = {"weight": g.flatten(0, 1).mT @ a.flatten(0, 1), "bias": g.sum(dim=(0, 1))}
+        return {part: whole[part] for part in self.names}
+
+    def _by_example(self, x: Tensor, examples: Examples, axes: int) -> Tensor:
         """Places that are examples of their own may be merged with them, ``(B·S, …)``."""
-        merged = x.ndim == 2 and x.shape[0] % examples == 0 and self.sharing == "expand"
-        rows = x.unflatten(0, (examples, -1)) if merged else x
-        return super()._by_example(rows, examples, axes)
+        merged = x.ndim == 2 and x.shape[0] % examples.count == 0 and self.sharing == "expand"
+        if not merged:
+            return super()._by_example(x, examples, axes)
+        if examples.axis == 0:
+            return x.unflatten(0, (examples.count, -1))
+        return x.unflatten(0, (-1, examples.count)).movedim(1, 0)
 
 
 class Convolution(Layer):
@@ -124,7 +217,7 @@ class Convolution(Layer):
             padding=self._padding,
             dilation=module.dilation,
             groups=module.groups,
-            bias=self._trains("bias"),
+            bias="bias" in self.names,
             structure=structure,
             channels="first",
             layout="out,in",
@@ -144,8 +237,22 @@ class Convolution(Layer):
             return x
         return functional.pad(x, self.module._reversed_padding_repeated_twice, mode=mode)
 
+    def gradient(self, a: Tensor, g: Tensor) -> dict[str, Tensor]:
+        """By autograd, of the convolution of what was kept."""
+        module = self.module
+        convolve = getattr(functional, f"conv{len(module.kernel_size)}d")
+        padding = module.padding if module.padding_mode == "zeros" else 0
+        weight = torch.zeros_like(module.weight, dtype=a.dtype, requires_grad=True)
+        with torch.enable_grad():
+            outputs = convolve(
+                a, weight, None, module.stride, padding, module.dilation, module.groups
+            )
+        (gradient,) = torch.autograd.grad(outputs, weight, g)
+        whole = {"weight": gradient, "bias": g.movedim(1, -1).flatten(0, -2).sum(dim=0)}
+        return {part: whole[part] for part in self.names}
+
     def batch(
-        self, inputs: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]], examples: int
+        self, inputs: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]], examples: Examples
     ) -> tuple[Tensor, Tensor]:
         """Images as they are, of one call."""
         if len(inputs) > 1:
@@ -155,7 +262,7 @@ class Convolution(Layer):
                 f"this one out"
             )
         (x,), (draws,) = inputs, gradients
-        self._by_example(x, examples, axes=len(self.module.kernel_size))
+        self._by_example(x, Examples(examples.count), axes=len(self.module.kernel_size))
         # Channels are brought to the end, where the estimator has them, in the one copy there is.
         return x, _as_draws([g.movedim(1, -1) for g in draws]).movedim(-1, 2)
 
@@ -179,6 +286,15 @@ class Embedding(Layer):
             module.num_embeddings, structure=structure, padding_idx=module.padding_idx
         )
 
+    def gradient(self, a: Tensor, g: Tensor) -> dict[str, Tensor]:
+        """The sums over the lookups of each row."""
+        rows = g.flatten(0, 1)
+        table = rows.new_zeros(self.module.num_embeddings, rows.shape[-1])
+        table.index_add_(0, a.flatten(), rows)
+        if self.module.padding_idx is not None:
+            table[self.module.padding_idx] = 0
+        return {"weight": table}
+
 
 class Normalisation(Layer):
     """A scale and shift after a normalisation; what they are given is the normalised input."""
@@ -186,12 +302,13 @@ class Normalisation(Layer):
     @staticmethod
     def refusal(module: Any) -> str | None:
         """Either parameter may be frozen."""
-        return None
+        computed = "weight" not in module._parameters
+        return Layer.refusal(module) if computed else None
 
     def _estimator(self, structure: Any) -> Estimator:
         return ScaleShiftLayer(
-            self._trains("weight"),
-            self._trains("bias"),
+            "weight" in self.names,
+            "bias" in self.names,
             axes=(1,),
             structure="diagonal" if structure == "diagonal" else "full",
         )
@@ -199,6 +316,11 @@ class Normalisation(Layer):
     @abstractmethod
     def kept(self, inputs: Tensor) -> Tensor:
         """The normalised input."""
+
+    def gradient(self, a: Tensor, g: Tensor) -> dict[str, Tensor]:
+        """``Σ x ∘ g`` and ``Σ g``."""
+        whole = {"weight": (a * g).sum(dim=(0, 1)), "bias": g.sum(dim=(0, 1))}
+        return {part: whole[part] for part in self.names}
 
 
 class BatchNormalisation(Normalisation):
@@ -211,8 +333,8 @@ class BatchNormalisation(Normalisation):
             return functional.batch_norm(x, None, None, training=True, eps=module.eps)
         return functional.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
 
-    def _by_example(self, x: Tensor, examples: int, axes: int) -> Tensor:
-        return super()._by_example(x.movedim(1, -1), examples, axes)
+    def _by_example(self, x: Tensor, examples: Examples, axes: int) -> Tensor:
+        return super()._by_example(x.movedim(1, -1), Examples(examples.count), axes)
 
 
 class GroupNormalisation(BatchNormalisation):
@@ -226,9 +348,9 @@ class GroupNormalisation(BatchNormalisation):
 class LayerNormalisation(Normalisation):
     """`nn.LayerNorm`, with a scale and shift for each entry that is normalised over."""
 
-    def __init__(self, name: str, module: Any, structure: Any, sharing: str) -> None:
+    def __init__(self, name: str, module: Any, *settings: Any) -> None:
         self.input_axes = self.output_axes = len(module.normalized_shape)  # type: ignore[misc]
-        super().__init__(name, module, structure, sharing)
+        super().__init__(name, module, *settings)
 
     def kept(self, inputs: Tensor) -> Tensor:
         """Over the last axes."""
@@ -245,19 +367,14 @@ class RootMeanSquareNormalisation(LayerNormalisation):
         return functional.rms_norm(inputs.detach(), module.normalized_shape, eps=module.eps)
 
 
-KINDS: dict[type[nn.Module], type[Layer]] = {
-    nn.Linear: Dense,
-    nn.Conv1d: Convolution,
-    nn.Conv2d: Convolution,
-    nn.Conv3d: Convolution,
-    nn.Embedding: Embedding,
-    nn.BatchNorm1d: BatchNormalisation,
-    nn.BatchNorm2d: BatchNormalisation,
-    nn.BatchNorm3d: BatchNormalisation,
-    nn.GroupNorm: GroupNormalisation,
-    nn.LayerNorm: LayerNormalisation,
-    nn.RMSNorm: RootMeanSquareNormalisation,
-}
+def full_name(module: str, part: str) -> str:
+    """As in ``model.named_parameters()``."""
+    return f"{module}.{part}" if module else part
+
+
+def _trains(module: nn.Module, part: str) -> bool:
+    parameter = getattr(module, part, None)
+    return parameter is not None and parameter.requires_grad
 
 
 def _along_places(calls: Sequence[Tensor]) -> Tensor:
@@ -268,15 +385,3 @@ def _along_places(calls: Sequence[Tensor]) -> Tensor:
 def _as_draws(draws: Sequence[Tensor]) -> Tensor:
     """Along a first axis; one draw is not copied."""
     return draws[0][None] if len(draws) == 1 else torch.stack(tuple(draws))
-
-
-def kind_of(module: nn.Module) -> type[Layer] | None:
-    """The kind of a module whose forward pass is that of PyTorch, not one of a subclass."""
-    own = type(module)
-    for base, kind in KINDS.items():
-        if isinstance(module, base) and all(
-            getattr(own, name, None) is getattr(base, name, None)
-            for name in ("forward", "_conv_forward")
-        ):
-            return kind
-    return None

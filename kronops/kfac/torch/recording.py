@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from kronops.kfac.torch.modules import Layer
+from kronops.kfac.torch.attention import Projection, watch_attention
+from kronops.kfac.torch.modules import Examples, Layer
 
-__all__ = ["Recorder", "Recording"]
+__all__ = ["DrawRecorder", "HookRecorder", "Recorder", "Recording"]
 
 
 @dataclass(eq=False)
@@ -22,32 +24,52 @@ class Call:
     inputs: Tensor
     version: int  # of the inputs' memory when they were seen
     edge: Any  # where in autograd's graph the outputs are
+    forward_pass: int  # of the model, in this batch
     gradients: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(eq=False)
 class Recording:
-    """The calls of one batch, and gradients of the parameters that are watched themselves."""
+    """The calls of one batch, and gradients of the parameters that are watched themselves.
 
+    Parameters
+    ----------
+    axis : int
+        Of the examples, in what the model is given and where layers see several places.
+    examples : int, optional
+        How many there are, once that is known.
+
+    Attributes
+    ----------
+    calls : dict of str to list of Call
+        By the names of layers.
+    gradients : dict of str to list of Tensor
+        By the names of parameters that have no estimator, one for each backward pass.
+    seen : dict of str to Tensor
+        The first gradients of those that have one, where these are to be checked.
+    """
+
+    axis: int = 0
     examples: int | None = None
     calls: dict[str, list[Call]] = field(default_factory=dict)
     gradients: dict[str, list[Tensor]] = field(default_factory=dict)
-    begun: bool = False
+    seen: dict[str, Tensor] = field(default_factory=dict)
+    forward_passes: int = 0
     superseded: bool = False
 
     @property
     def has_gradients(self) -> bool:
         """Whether a backward pass has come by."""
-        return any(call.gradients for calls in self.calls.values() for call in calls)
+        return bool(self.seen) or any(call.gradients for call in self.all_calls)
 
     @property
-    def edges(self) -> list[Any]:
-        """The outputs of all calls, as ``torch.autograd.grad`` takes them."""
-        return [call.edge for calls in self.calls.values() for call in calls]
+    def all_calls(self) -> Iterator[Call]:
+        """Of all layers."""
+        return (call for calls in self.calls.values() for call in calls)
 
-    def add(self, layer: Layer, inputs: Tensor, outputs: Tensor) -> None:
+    def add(self, layer: Layer, inputs: Tensor, outputs: Tensor) -> Call:
         """One call of a module; its gradients come later."""
-        if not self.begun:
+        if not self.forward_passes:
             raise ValueError(
                 f"{layer.name!r} was called, and not by the model, which would tell where a batch "
                 f"begins: call the model itself, or use fit with forward="
@@ -59,15 +81,20 @@ class Recording:
                 f"capture for that"
             )
         if self.examples is None:
-            self.examples = inputs.shape[0]
+            self.examples = layer.examples_in(inputs, self.axis)
         kept = layer.kept(inputs)
-        call = Call(kept, kept._version, get_gradient_edge(outputs))
+        call = Call(kept, kept._version, get_gradient_edge(outputs), self.forward_passes)
         self.calls.setdefault(layer.name, []).append(call)
-        outputs.register_hook(lambda gradient: self._receive(call.gradients, gradient))
+        return call
 
-    def add_gradient(self, name: str, gradient: Tensor) -> None:
-        """One gradient of a parameter, of the whole batch."""
-        self._receive(self.gradients.setdefault(name, []), gradient)
+    def receive(self, gradients: list[Tensor], gradient: Tensor) -> None:
+        """One more gradient, of a call or a parameter."""
+        if self.superseded:
+            raise ValueError(
+                "a backward pass came by a batch that a later forward pass of the model had ended: "
+                "go backward before the next forward pass, or leave the context of capture first"
+            )
+        gradients.append(gradient.detach())
 
     def batch(self, layer: Layer, scale: float) -> tuple[Tensor, Tensor] | None:
         """For the layer's estimator: its inputs, and ``scale`` times the gradients; None if unused.
@@ -79,17 +106,12 @@ class Recording:
         if not calls:
             return None
         _check_calls(layer.name, calls)
-        inputs = [call.inputs for call in calls]
-        a, g = layer.batch(inputs, [call.gradients for call in calls], self.examples)
+        a, g = layer.batch(
+            [call.inputs for call in calls],
+            [call.gradients for call in calls],
+            Examples(self.examples, self.axis),
+        )
         return a, g if scale == 1.0 else scale * g
-
-    def _receive(self, gradients: list[Tensor], gradient: Tensor) -> None:
-        if self.superseded:
-            raise ValueError(
-                "a backward pass came by a batch that a later forward pass of the model had ended: "
-                "go backward before the next forward pass, or leave the context of capture first"
-            )
-        gradients.append(gradient.detach())
 
 
 def _check_calls(name: str, calls: list[Call]) -> None:
@@ -97,6 +119,11 @@ def _check_calls(name: str, calls: list[Call]) -> None:
         raise ValueError(
             f"the inputs of {name!r} were written over before they were used: leave the context of "
             f"capture after each backward pass, or give the model other memory for each batch"
+        )
+    if len({call.forward_pass for call in calls}) > 1:
+        raise ValueError(
+            "the model ran forward more than once before one backward pass: go backward after each "
+            "forward pass; where one example needs several, let one module run them, and capture it"
         )
     if len({len(call.gradients) for call in calls}) > 1:
         counts = [len(call.gradients) for call in calls]
@@ -107,39 +134,46 @@ def _check_calls(name: str, calls: list[Call]) -> None:
 
 
 class Recorder:
-    """Hooks on a model, while it is a context; each batch is given to ``take`` when it has ended.
+    """Watches the layers of a model while it is a context; batches go to ``take`` as they end.
 
     Parameters
     ----------
     model : nn.Module
     layers : sequence of Layer
-    parameters : dict of str to Tensor
-        Those whose own gradients are watched.
-    batch_axis : int
-        Of the first tensor that the model is given.
+    others : dict of str to Tensor
+        Parameters without an estimator whose own gradients are watched.
+    axis : int
+        Of the examples, as `Recording` has it.
     take : callable
         Of a `Recording` that has gradients.
+    checked : bool
+        Whether the gradients of the layers' parameters are watched in the first batch.
     """
 
     def __init__(
         self,
         model: nn.Module,
         layers: Sequence[Layer],
-        parameters: Mapping[str, Tensor],
-        batch_axis: int,
+        others: Mapping[str, Tensor],
+        axis: int,
         take: Callable[[Recording], None],
+        checked: bool,
     ) -> None:
-        self.model, self.layers, self.parameters = model, layers, parameters
-        self.batch_axis = batch_axis
+        self.model, self.layers, self.others = model, layers, dict(others)
+        self.axis = axis
         self.take = take
-        self.recording = Recording()
+        self.recording = Recording(axis)
+        names = {name: None for layer in layers for name in layer.names.values()}
+        self._checked = {name: model.get_parameter(name) for name in names if checked}
         self._taken = False
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Self:
-        self._hooks = [self.model.register_forward_pre_hook(self._begin, with_kwargs=True)]
-        self._hooks += map(self._watch_layer, self.layers)
-        self._hooks += map(self._watch_parameter, self.parameters)
+        for layer in self.layers:
+            if not isinstance(layer, Projection):
+                self._hooks += [self._watch(layer, module) for module in layer.modules]
+        projections = [layer for layer in self.layers if isinstance(layer, Projection)]
+        self._hooks += watch_attention(projections, self._add)
         return self
 
     def __exit__(self, kind: Any, *error: Any) -> None:
@@ -151,17 +185,14 @@ class Recorder:
         if not self._taken:
             raise ValueError("nothing was captured: no backward pass came by a layer of the model")
 
-    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.next_batch()
-        first = _first_tensor(args, kwargs)
-        self.recording.examples = None if first is None else first.shape[self.batch_axis]
-
-    def next_batch(self) -> None:
-        """End the batch before, if it has gone backward."""
+    def next_batch(self, examples: int | None = None) -> None:
+        """A forward pass begins; it ends the batch before, if that has gone backward."""
         if self._end():
             self.recording.superseded = True
-            self.recording = Recording()
-        self.recording.begun = True
+            self.recording = Recording(self.axis)
+            self._checked = {}
+        self.recording.examples = examples
+        self.recording.forward_passes += 1
 
     def _end(self) -> bool:
         """Whether there was a batch that has gone backward; it is taken in."""
@@ -172,21 +203,81 @@ class Recorder:
             self._taken = True
         return complete
 
-    def _watch_layer(self, layer: Layer) -> Any:
+    def _watch(self, layer: Layer, module: nn.Module) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, outputs: Tensor) -> None:
-            inputs = _first_tensor(args, kwargs)
-            assert inputs is not None  # PyTorch's own modules have refused it
-            self.recording.add(layer, inputs, outputs)
+            self._add(layer, next(_tensors((*args, *kwargs.values()))), outputs)
 
-        return layer.module.register_forward_hook(hook, with_kwargs=True)
+        return module.register_forward_hook(hook, with_kwargs=True)
 
-    def _watch_parameter(self, name: str) -> Any:
-        return self.parameters[name].register_hook(
-            lambda gradient: self.recording.add_gradient(name, gradient)
+    def _add(self, layer: Layer, inputs: Tensor, outputs: Tensor) -> Call:
+        return self.recording.add(layer, inputs, outputs)
+
+
+class HookRecorder(Recorder):
+    """Where the user goes backward: each forward pass of the model begins a batch."""
+
+    def __enter__(self) -> Self:
+        self._hooks.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
+        for name, parameter in (self._checked | self.others).items():
+            self._hooks.append(parameter.register_hook(functools.partial(self._see, name)))
+        return super().__enter__()
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        first = next(_tensors((*args, *kwargs.values())), None)
+        if first is not None and first.ndim <= self.axis:
+            raise ValueError(
+                f"batch_axis = {self.axis}, but the model is given a tensor of shape "
+                f"{tuple(first.shape)}: the axis of its examples is needed"
+            )
+        self.next_batch(None if first is None else first.shape[self.axis])
+
+    def _see(self, name: str, gradient: Tensor) -> None:
+        """A copy, for autograd may make ``param.grad`` of the gradient itself."""
+        recording = self.recording
+        if name in self.others:
+            recording.receive(recording.gradients.setdefault(name, []), gradient.clone())
+        elif name in self._checked and name not in recording.seen:
+            recording.seen[name] = gradient.detach().clone()
+
+    def _add(self, layer: Layer, inputs: Tensor, outputs: Tensor) -> Call:
+        recording, call = self.recording, super()._add(layer, inputs, outputs)
+        outputs.register_hook(lambda gradient: recording.receive(call.gradients, gradient))
+        return call
+
+
+class DrawRecorder(Recorder):
+    """Where draws of output gradients are at hand."""
+
+    def backward(self, outputs: Tensor, draw: Tensor, last: bool) -> None:
+        """Carry one draw back to the outputs of layers: gradients by weights are not computed.
+
+        But those of the first draw are, where they are to be checked.
+        """
+        recording = self.recording
+        calls = list(recording.all_calls)
+        checked = {} if recording.seen else self._checked
+        parameters = self.others | checked
+        found = torch.autograd.grad(
+            outputs,
+            [*(call.edge for call in calls), *parameters.values()],
+            draw,
+            retain_graph=not last,
+            allow_unused=True,
         )
+        for call, gradient in zip(calls, found, strict=False):
+            if gradient is not None:
+                recording.receive(call.gradients, gradient)
+        for name, gradient in zip(parameters, found[len(calls) :], strict=True):
+            if gradient is not None and name in checked:
+                recording.seen[name] = gradient
+            elif gradient is not None:
+                recording.receive(recording.gradients.setdefault(name, []), gradient)
 
 
-def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The first tensor with axes among arguments."""
-    tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-    return next((tensor for tensor in tensors if tensor.ndim), None)
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Those with axes among arguments, and in dicts among these."""
+    for value in values:
+        if isinstance(value, Tensor) and value.ndim:
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value.values())

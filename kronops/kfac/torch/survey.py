@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kronops.kfac.torch.modules import Layer, kind_of
+from kronops.kfac.torch.attention import Projection
+from kronops.kfac.torch.modules import (
+    BatchNormalisation,
+    Convolution,
+    Dense,
+    Embedding,
+    GroupNormalisation,
+    Layer,
+    LayerNormalisation,
+    RootMeanSquareNormalisation,
+    full_name,
+)
 
-__all__ = ["check_model", "survey"]
+__all__ = ["check_model", "survey", "trainable"]
 
-Owners = dict[int, list[str]]
+Parameters = dict[str, Tensor]
+Owned = dict[str, Parameters]
+Names = dict[int, list[str]]
+PASSES = ("forward", "_conv_forward")
 WRAPPERS = {
     "DataParallel": "its replicas run copies of the modules: give model.module and one device",
     "DistributedDataParallel": "give model.module on each process, and merge the curvatures",
     "FullyShardedDataParallel": "its parameters are flattened pieces: give the model as it was",
     "OptimizedModule": "compiled code runs no hooks: give the model as it was before torch.compile",
     "ScriptModule": "compiled code runs no hooks: give the model as it was before torch.jit",
+}
+KINDS: dict[type[nn.Module], type[Layer]] = {
+    nn.Linear: Dense,
+    nn.Conv1d: Convolution,
+    nn.Conv2d: Convolution,
+    nn.Conv3d: Convolution,
+    nn.Embedding: Embedding,
+    nn.BatchNorm1d: BatchNormalisation,
+    nn.BatchNorm2d: BatchNormalisation,
+    nn.BatchNorm3d: BatchNormalisation,
+    nn.GroupNorm: GroupNormalisation,
+    nn.LayerNorm: LayerNormalisation,
+    nn.RMSNorm: RootMeanSquareNormalisation,
+    nn.MultiheadAttention: Projection,
 }
 
 
@@ -39,57 +67,111 @@ def survey(model: nn.Module, structure: Any, sharing: Any) -> tuple[list[Layer],
     modules = dict(model.named_modules())
     _check_settings(structure, modules, "structure")
     _check_settings(sharing, modules, "sharing")
-    owners = _owners(modules)
+    owned = _owned(modules)
+    names, twins = _names(owned), _twins(owned)
     layers: list[Layer] = []
     unknown: dict[str, str] = {}
-    for name, module in modules.items():
-        trained = dict(_trained(name, module))
-        if not trained:
-            continue
-        chosen = _chosen(structure, name, module, "kronecker")
-        reason = _refusal(modules, name, trained, owners)
-        reason = reason or ("it is left out: structure=None" if chosen is None else None)
-        kind = kind_of(module)
-        if reason or kind is None:
-            unknown |= {owners[id(parameter)][0]: str(reason) for parameter in trained.values()}
-        else:
-            layers.append(kind(name, module, chosen, _chosen(sharing, name, module, "expand")))
+    for name, trained in owned.items():
+        sharers = twins[_identity(trained)]
+        together = [modules[sharer] for sharer in sharers]
+        kind = _kind_of(together[0])
+        reason = _tie(trained, names, together) or _refusal(modules[name], trained)
+        made: list[Layer] = []
+        if kind is not None and reason is None:
+            if name != sharers[0]:
+                continue  # its calls are those of the first
+            choose = functools.partial(_settings, structure, sharing, modules[name])
+            made = kind.of(name, modules[name], choose)
+        for layer in made:
+            layer.modules = tuple(together)
+        layers += made
+        covered = {part for layer in made for part in layer.names.values()}
+        for part, parameter in trained.items():
+            if part not in covered:
+                unknown.setdefault(names[id(parameter)][0], reason or _left_out(part))
     return layers, unknown
 
 
-def _refusal(
-    modules: Mapping[str, nn.Module], name: str, trained: dict[str, Any], owners: Owners
-) -> str | None:
+def trainable(model: nn.Module) -> Parameters:
+    """The parameters that are trained, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _refusal(module: nn.Module, trained: Parameters) -> str | None:
     """Why the parameters of a module have no estimator."""
-    module, kind = modules[name], kind_of(modules[name])
-    for parameter in trained.values():
-        if len(names := owners[id(parameter)]) > 1:
-            return f"{' and '.join(names)} are one parameter of several modules"
     if any(parameter.is_complex() for parameter in trained.values()):
         return "complex parameters have no rule"
-    if name and isinstance(modules[name.rpartition(".")[0]], nn.MultiheadAttention):
-        return "MultiheadAttention uses its parameters without calling a module"
-    if kind is None:
-        return f"{type(module).__name__} has no rule"
-    if "weight" not in module._parameters:
-        return f"the weight of {type(module).__name__} is computed from other parameters"
-    return kind.refusal(module)
+    if any(name in vars(module) for name in PASSES):
+        return f"this {type(module).__name__} has a forward pass of its own: it has no rule"
+    kind = _kind_of(module)
+    return f"{type(module).__name__} has no rule" if kind is None else kind.refusal(module)
 
 
-def _trained(name: str, module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """A module's own trainable parameters, by their full names."""
-    for part, parameter in module._parameters.items():
-        if parameter is not None and parameter.requires_grad:
-            yield ".".join(filter(None, (name, part))), parameter
+def _tie(trained: Parameters, names: Names, together: Sequence[nn.Module]) -> str | None:
+    """Why parameters of several modules have no estimator; ``together`` share all of theirs."""
+    linear = all(
+        _kind_of(module) is Dense and _refusal(module, trained) is None for module in together
+    )
+    for parameter in trained.values():
+        if len(owners := names[id(parameter)]) > (len(together) if linear else 1):
+            return (
+                f"{' and '.join(owners)} are one parameter of several modules, which would do if "
+                f"they were nn.Linear and shared all that they train; or give each a copy"
+            )
+    return None
 
 
-def _owners(modules: Mapping[str, nn.Module]) -> Owners:
-    """All names of each trainable parameter; the first is that of ``named_parameters()``."""
-    owners: Owners = {}
+def _left_out(part: str) -> str:
+    if part.rpartition(".")[2] in ("bias_k", "bias_v"):
+        return "it is a key or value of attention, and no projection"
+    return "it is left out: structure=None"
+
+
+def _owned(modules: Mapping[str, nn.Module]) -> Owned:
+    """For each module that has any, its own trainable parameters by their full names.
+
+    Those of the output projection of attention, a module that is never called, are attention's.
+    """
+    owned: Owned = {}
     for name, module in modules.items():
-        for full_name, parameter in _trained(name, module):
-            owners.setdefault(id(parameter), []).append(full_name)
-    return owners
+        parent = name.rpartition(".")[0]
+        attends = name != "" and isinstance(modules[parent], nn.MultiheadAttention)
+        for part, parameter in module._parameters.items():
+            if parameter is not None and parameter.requires_grad:
+                holder = owned.setdefault(parent if attends else name, {})
+                holder[full_name(name, part)] = parameter
+    return owned
+
+
+def _names(owned: Owned) -> Names:
+    """All names of each parameter; the first is that of ``named_parameters()``."""
+    names: Names = {}
+    for trained in owned.values():
+        for name, parameter in trained.items():
+            names.setdefault(id(parameter), []).append(name)
+    return names
+
+
+def _twins(owned: Owned) -> dict[tuple[int, ...], list[str]]:
+    """The modules that train the same parameters."""
+    twins: dict[tuple[int, ...], list[str]] = {}
+    for name, trained in owned.items():
+        twins.setdefault(_identity(trained), []).append(name)
+    return twins
+
+
+def _identity(trained: Parameters) -> tuple[int, ...]:
+    return tuple(map(id, trained.values()))
+
+
+def _kind_of(module: nn.Module) -> type[Layer] | None:
+    """The kind of a module whose forward pass is that of PyTorch, not one of a subclass."""
+    own = type(module)
+    for base, kind in KINDS.items():
+        same = (getattr(own, name, None) is getattr(base, name, None) for name in PASSES)
+        if isinstance(module, base) and all(same):
+            return kind
+    return None
 
 
 def _check_settings(setting: Any, modules: Mapping[str, nn.Module], argument: str) -> None:
@@ -102,9 +184,13 @@ def _check_settings(setting: Any, modules: Mapping[str, nn.Module], argument: st
             )
 
 
-def _chosen(setting: Any, name: str, module: nn.Module, default: str) -> Any:
-    """The setting of one module: by its name, else by the nearest class, else the default."""
+def _settings(structure: Any, sharing: Any, module: nn.Module, *names: str) -> tuple[Any, str]:
+    """The settings of one module: by its names, else by the nearest class, else the defaults."""
+    keys = (*names, *type(module).__mro__)
+    return _chosen(structure, keys, "kronecker"), _chosen(sharing, keys, "expand")
+
+
+def _chosen(setting: Any, keys: Sequence[Any], default: str) -> Any:
     if not isinstance(setting, Mapping):
         return setting
-    keys = (name, *type(module).__mro__)
     return next((setting[key] for key in keys if key in setting), default)
