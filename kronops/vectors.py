@@ -271,8 +271,8 @@ def _folds(shape: tuple[int, ...], domain: tuple[int, ...]) -> bool:
     if isinstance(domain, InChannels) and shape[-1:] != domain[1:]:
         shape = (*shape[:-2], math.prod(shape[-2:]))
     leading = len(shape) - len(domain) + 1
-    if leading < 1 or tuple(shape[leading:]) != domain[1:]:
-        return False
+    if (leading < 1 and shape) or tuple(shape[leading:]) != domain[1:]:
+        return False  # a number without axes folds into an axis of size 1
     return math.prod(shape[:leading]) == domain[0]
 
 

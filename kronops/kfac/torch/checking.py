@@ -21,9 +21,9 @@ def check_gradients(
     ----------
     layer : Layer
     batch : pair of Tensor, optional
-        What its estimator takes; None if it was not called.
+        What its estimator takes, of one draw; None if it was not called.
     seen : dict of str to Tensor
-        The gradients by autograd, of the first draw; none for what has no part in the loss.
+        The gradients of that draw by autograd; none for what has no part in the loss.
     scale : float
         By which the output gradients of the batch were multiplied.
     """
@@ -48,10 +48,10 @@ def check_gradients(
 
 
 def _gradient(layer: Layer, a: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Of the first draw, at least in single precision."""
+    """At least in single precision."""
     precise = [torch.promote_types(x.dtype, torch.float32) for x in (a, g)]
     dtype = torch.promote_types(*precise)
-    return layer.gradient(a.to(dtype) if a.is_floating_point() else a, g[0].to(dtype))
+    return layer.gradient(a.to(dtype) if a.is_floating_point() else a, g.to(dtype))
 
 
 def _rounding(part: str, a: Tensor, g: Tensor, norm: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def _rounding(part: str, a: Tensor, g: Tensor, norm: Tensor) -> Tensor:
     """
     real = [x for x in (a, g) if x.is_floating_point()]
     eps = max(torch.finfo(x.dtype).eps for x in real)
-    terms = torch.linalg.vector_norm(g[0].double())
+    terms = torch.linalg.vector_norm(g.double())
     if part == "weight" and a.is_floating_point():
         terms = terms * torch.linalg.vector_norm(a.double()) / len(a) ** 0.5
     return eps**0.5 * torch.maximum(norm, terms.to(norm.dtype))

@@ -17,7 +17,7 @@ from kronops.kfac.curvature import Curvature
 from kronops.kfac.estimator import Pi
 from kronops.kfac.fisher import output_gradients
 from kronops.kfac.gradient_layer import GradientLayer
-from kronops.kfac.torch.checking import check_gradients
+from kronops.kfac.torch.modules import Statistics
 from kronops.kfac.torch.recording import DrawRecorder, HookRecorder, Recorder, Recording
 from kronops.kfac.torch.survey import check_model, survey, trainable
 from kronops.operators.grouped import GroupedOperator
@@ -26,7 +26,7 @@ __all__ = ["ModelCurvature", "capture"]
 
 Kind = TypeVar("Kind", bound=Recorder)
 Forward = Callable[[nn.Module, Any], tuple[Tensor, Any]]
-STATISTICS = {"moments": Curvature.update, "eigenvalues": Curvature.update_eigenvalues}
+STATISTICS = ("moments", "eigenvalues")
 
 
 def capture(
@@ -222,7 +222,7 @@ class ModelCurvature:
         }
         if self._others == "identity":
             for name, parameter in self._unknown.items():
-                shape = tuple(parameter.shape)
+                shape = tuple(parameter.shape) or (1,)
                 identity = IdentityOperator(parameter.numel(), like=parameter, domain_shape=shape)
                 blocks[name] = identity.damped(damping)
         return BlockDiagonalOperator(blocks)
@@ -294,6 +294,8 @@ class ModelCurvature:
                 ).to(outputs.dtype)
                 for count, draw in enumerate(draws, start=1):
                     recorder.backward(outputs, draw, last=count == len(draws))
+                    if statistics == "moments":
+                        recorder.recording.fold(self._layers, 1.0)
         return self
 
     def __enter__(self) -> Self:
@@ -320,10 +322,10 @@ class ModelCurvature:
     # -- inside ----------------------------------------------------------------------------------
 
     def _recorder(self, kind: type[Kind], statistics: str, reduction: str) -> Kind:
-        as_choice(statistics, "statistics", tuple(STATISTICS))
+        as_choice(statistics, "statistics", STATISTICS)
         self._check_unchanged()
         others = self._unknown if self._others == "gradient" else {}
-        take = functools.partial(self._take_in, STATISTICS[statistics], reduction)
+        take = functools.partial(self._take_in, statistics, reduction)
         return kind(self.model, self._layers, others, self._batch_axis, take, self._unchecked)
 
     def _check_unchanged(self) -> None:
@@ -336,24 +338,39 @@ class ModelCurvature:
                 f"was captured; capture it again"
             )
 
-    def _take_in(self, update: Any, reduction: str, recording: Recording) -> None:
-        """Update the estimators of the layers that had a part in this batch."""
+    def _take_in(self, statistics: str, reduction: str, recording: Recording) -> None:
+        """Update the estimators of the layers that had a part in this batch, or none."""
         examples = recording.examples
         assert examples is not None
         scale = float(examples) if reduction == "mean" else 1.0
-        batches: dict[str, Any] = {}
-        for layer in self._layers:
-            batch = recording.batch(layer, scale)
-            if self._unchecked:
-                check_gradients(layer, batch, recording.seen, scale)
-            if batch is not None:
-                batches[layer.name] = batch
-        for name, draws in recording.gradients.items():
-            # Draws are summed, and the square of a sum of B examples is B times that of one.
-            batches[name] = torch.stack(draws) * (scale * (len(draws) / examples) ** 0.5)
-        used: dict[str, Any] = {name: self.curvature.layers[name] for name in batches}
-        update(Curvature(used), batches, decay=self._decay, weight=examples)
+        # Draws are summed, and the square of a sum of B examples is B times that of one.
+        others = {
+            name: torch.stack(draws) * (scale * (len(draws) / examples) ** 0.5)
+            for name, draws in recording.gradients.items()
+        }
+        if statistics == "eigenvalues":
+            found = {layer.name: recording.batch(layer, scale) for layer in self._layers}
+            batches = {name: batch for name, batch in found.items() if batch is not None}
+            self._part(batches).update_eigenvalues(batches, self._decay, examples)
+        else:
+            recording.fold(self._layers, scale)
+            self._add(recording.sums, others, examples)
         self._unchecked = False
+
+    def _add(self, sums: dict[str, Statistics], others: dict[str, Tensor], examples: int) -> None:
+        """As `Curvature.update` does, from statistics that are there for most layers."""
+
+        def updated(name: str, layer: Any) -> Any:
+            new = sums[name] if name in sums else layer._statistics((others[name], None))
+            return layer._average.update(*new, self._decay, examples)
+
+        layers = self._part([*sums, *others])
+        layers._take("_average", layers._each(updated))
+
+    def _part(self, names: Iterable[str]) -> Curvature:
+        """The estimators of these layers."""
+        layers: dict[str, Any] = {name: self.curvature.layers[name] for name in names}
+        return Curvature(layers)
 
 
 def _forward(model: nn.Module, batch: Any) -> tuple[Any, Any]:

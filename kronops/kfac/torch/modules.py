@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kronops.kfac.batches import as_batch, second_moment
 from kronops.kfac.conv_layer import ConvLayer
 from kronops.kfac.embedding_layer import EmbeddingLayer
 from kronops.kfac.estimator import Estimator
+from kronops.kfac.moving_average import Arrays
 from kronops.kfac.scale_shift_layer import ScaleShiftLayer
 from kronops.kfac.shared_layer import SharedLayer
 
@@ -33,10 +35,12 @@ __all__ = [
     "Layer",
     "LayerNormalisation",
     "RootMeanSquareNormalisation",
+    "Statistics",
     "full_name",
 ]
 
 Choose = Callable[..., tuple[Any, str]]
+Statistics = tuple[Arrays, int]
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class Layer(ABC):
 
     @abstractmethod
     def gradient(self, a: Tensor, g: Tensor) -> dict[str, Tensor]:
-        """The gradient of each part, of all examples, from what `batch` gave, for one draw."""
+        """The gradient of each part, of all examples, from what the estimator takes."""
 
     def examples_in(self, inputs: Tensor, axis: int) -> int:
         """How many examples the inputs are of, where nothing else tells."""
@@ -150,16 +154,40 @@ class Layer(ABC):
         """What is kept of the inputs until the gradients are there."""
         return inputs.detach()
 
-    def batch(
-        self, inputs: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]], examples: Examples
-    ) -> tuple[Tensor, Tensor]:
-        """What the estimator takes, from each call's inputs and draws of output gradients."""
-        a = [self._by_example(x, examples, self.input_axes) for x in inputs]
-        draws = [
-            _along_places([self._by_example(g, examples, self.output_axes) for g in calls])
-            for calls in zip(*gradients, strict=True)
-        ]
-        return _along_places(a), _as_draws(draws)
+    def inputs(self, calls: Sequence[Tensor], examples: Examples) -> Tensor:
+        """What the estimator takes, from what was kept of each call."""
+        return _along_places([self._by_example(x, examples, self.input_axes) for x in calls])
+
+    def output_gradients(self, calls: Sequence[Tensor], examples: Examples) -> Tensor:
+        """The same of one draw of gradients, those of each call."""
+        return _along_places([self._by_example(g, examples, self.output_axes) for g in calls])
+
+    def added(self, sums: Statistics | None, a: Tensor, g: Tensor) -> Statistics:
+        """The statistics of the estimator, summed over draws, with one more draw ``g``.
+
+        What is estimated of the inputs alone is that of the first one.
+        """
+        if sums is None:
+            return self.estimator._statistics((a, g))
+        statistics, repeats = sums
+        new = self._gradient_statistics(g) or self.estimator._statistics((a, g))[0]
+        return {
+            name: total if name == "inputs" else total + new[name]
+            for name, total in statistics.items()
+        }, repeats
+
+    def _gradient_statistics(self, g: Tensor) -> Arrays | None:
+        """The factor of the output gradients, if there is one and it does not need the inputs."""
+        rows = self._gradient_rows(g)
+        kinds = getattr(self.estimator, "_kinds", None)
+        if rows is None or kinds is None:
+            return None
+        (rows,) = as_batch(output_gradients=rows)
+        return {"output_gradients": second_moment(rows, kinds[1], len(rows))}
+
+    def _gradient_rows(self, g: Tensor) -> Tensor | None:
+        """Vectors whose second moment is the factor of the output gradients, if that is all."""
+        return None
 
     def _by_example(self, x: Tensor, examples: Examples, axes: int) -> Tensor:
         """``(B, places, …)``, the last ``axes`` as they are."""
@@ -195,6 +223,9 @@ class Dense(Layer):
         """``Σ g aᵀ`` and ``Σ g``."""
         whole = {"weight": g.flatten(0, 1).mT @ a.flatten(0, 1), "bias": g.sum(dim=(0, 1))}
         return {part: whole[part] for part in self.names}
+
+    def _gradient_rows(self, g: Tensor) -> Tensor | None:
+        return g.flatten(0, 1) if self.sharing == "expand" else g.sum(dim=1)
 
     def _by_example(self, x: Tensor, examples: Examples, axes: int) -> Tensor:
         """Places that are examples of their own may be merged with them, ``(B·S, …)``."""
@@ -251,20 +282,23 @@ class Convolution(Layer):
         whole = {"weight": gradient, "bias": g.movedim(1, -1).flatten(0, -2).sum(dim=0)}
         return {part: whole[part] for part in self.names}
 
-    def batch(
-        self, inputs: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]], examples: Examples
-    ) -> tuple[Tensor, Tensor]:
+    def inputs(self, calls: Sequence[Tensor], examples: Examples) -> Tensor:
         """Images as they are, of one call."""
-        if len(inputs) > 1:
+        if len(calls) > 1:
             raise ValueError(
-                f"{self.name!r} was called {len(inputs)} times in a forward pass: convolutions are "
+                f"{self.name!r} was called {len(calls)} times in a forward pass: convolutions are "
                 f"captured where they are called once; structure={{{self.name!r}: None}} leaves "
                 f"this one out"
             )
-        (x,), (draws,) = inputs, gradients
-        self._by_example(x, Examples(examples.count), axes=len(self.module.kernel_size))
-        # Channels are brought to the end, where the estimator has them, in the one copy there is.
-        return x, _as_draws([g.movedim(1, -1) for g in draws]).movedim(-1, 2)
+        self._by_example(calls[0], Examples(examples.count), axes=len(self.module.kernel_size))
+        return calls[0]
+
+    def output_gradients(self, calls: Sequence[Tensor], examples: Examples) -> Tensor:
+        """As they are."""
+        return calls[0]
+
+    def _gradient_rows(self, g: Tensor) -> Tensor | None:
+        return g.movedim(1, -1).flatten(0, -2) if self.module.groups == 1 else None
 
 
 class Embedding(Layer):
@@ -285,6 +319,9 @@ class Embedding(Layer):
         return EmbeddingLayer(
             module.num_embeddings, structure=structure, padding_idx=module.padding_idx
         )
+
+    def _gradient_rows(self, g: Tensor) -> Tensor | None:
+        return g.flatten(0, 1) if self.module.padding_idx is None else None
 
     def gradient(self, a: Tensor, g: Tensor) -> dict[str, Tensor]:
         """The sums over the lookups of each row."""
@@ -380,8 +417,3 @@ def _trains(module: nn.Module, part: str) -> bool:
 def _along_places(calls: Sequence[Tensor]) -> Tensor:
     """One after the other; what one call gave is not copied."""
     return calls[0] if len(calls) == 1 else torch.cat(tuple(calls), dim=1)
-
-
-def _as_draws(draws: Sequence[Tensor]) -> Tensor:
-    """Along a first axis; one draw is not copied."""
-    return draws[0][None] if len(draws) == 1 else torch.stack(tuple(draws))

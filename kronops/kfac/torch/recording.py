@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from kronops.kfac.torch.attention import Projection, watch_attention
-from kronops.kfac.torch.modules import Examples, Layer
+from kronops.kfac.torch.checking import check_gradients
+from kronops.kfac.torch.modules import Examples, Layer, Statistics
 
 __all__ = ["DrawRecorder", "HookRecorder", "Recorder", "Recording"]
 
@@ -36,6 +37,8 @@ class Recording:
     ----------
     axis : int
         Of the examples, in what the model is given and where layers see several places.
+    checked : bool
+        Whether the gradients of the layers' parameters must be what the calls give.
     examples : int, optional
         How many there are, once that is known.
 
@@ -47,20 +50,27 @@ class Recording:
         By the names of parameters that have no estimator, one for each backward pass.
     seen : dict of str to Tensor
         The first gradients of those that have one, where these are to be checked.
+    inputs : dict of str to Tensor
+        What the estimators of layers take of the inputs.
+    sums : dict of str to Statistics
+        Those of the layers, summed over the draws that have been let go.
     """
 
     axis: int = 0
+    checked: bool = False
     examples: int | None = None
     calls: dict[str, list[Call]] = field(default_factory=dict)
     gradients: dict[str, list[Tensor]] = field(default_factory=dict)
     seen: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Statistics] = field(default_factory=dict)
     forward_passes: int = 0
     superseded: bool = False
 
     @property
     def has_gradients(self) -> bool:
         """Whether a backward pass has come by."""
-        return bool(self.seen) or any(call.gradients for call in self.all_calls)
+        return bool(self.seen or self.sums) or any(call.gradients for call in self.all_calls)
 
     @property
     def all_calls(self) -> Iterator[Call]:
@@ -96,22 +106,65 @@ class Recording:
             )
         gradients.append(gradient.detach())
 
-    def batch(self, layer: Layer, scale: float) -> tuple[Tensor, Tensor] | None:
-        """For the layer's estimator: its inputs, and ``scale`` times the gradients; None if unused.
+    def fold(self, layers: Iterable[Layer], scale: float) -> None:
+        """Sum the statistics of ``scale`` times the draws so far, which are then let go.
 
         Calls whose outputs have no part in the loss are left out.
         """
-        assert self.examples is not None
+        for layer in layers:
+            calls = self._complete(layer)
+            for draw in zip(*(call.gradients for call in calls), strict=True):
+                self._add_draw(layer, self._inputs(layer, calls), draw, scale)
+            if layer.name not in self.sums:
+                self._check(layer, None, scale)
+            for call in calls:
+                call.gradients.clear()
+
+    def _add_draw(self, layer: Layer, a: Tensor, draw: Sequence[Tensor], scale: float) -> None:
+        g = self._gradients(layer, draw, scale)
+        if layer.name not in self.sums:
+            self._check(layer, (a, g), scale)
+        try:
+            self.sums[layer.name] = layer.added(self.sums.get(layer.name), a, g)
+        except (TypeError, ValueError) as error:
+            error.add_note(f"in the layer {layer.name!r}")
+            raise
+
+    def batch(self, layer: Layer, scale: float) -> tuple[Tensor, Tensor] | None:
+        """For the layer's estimator: its inputs, and all draws on a first axis; None if unused."""
+        calls = self._complete(layer)
+        draws = [
+            self._gradients(layer, draw, scale)
+            for draw in zip(*(call.gradients for call in calls), strict=True)
+        ]
+        batch = (self._inputs(layer, calls), torch.stack(draws)) if draws else None
+        self._check(layer, (batch[0], draws[0]) if batch else None, scale)
+        return batch
+
+    def _complete(self, layer: Layer) -> list[Call]:
+        """The calls that have gradients."""
         calls = [call for call in self.calls.get(layer.name, []) if call.gradients]
-        if not calls:
-            return None
         _check_calls(layer.name, calls)
-        a, g = layer.batch(
-            [call.inputs for call in calls],
-            [call.gradients for call in calls],
-            Examples(self.examples, self.axis),
-        )
-        return a, g if scale == 1.0 else scale * g
+        return calls
+
+    def _inputs(self, layer: Layer, calls: Sequence[Call]) -> Tensor:
+        if layer.name not in self.inputs:
+            kept = [call.inputs for call in calls]
+            self.inputs[layer.name] = layer.inputs(kept, self._examples)
+        return self.inputs[layer.name]
+
+    def _gradients(self, layer: Layer, draw: Sequence[Tensor], scale: float) -> Tensor:
+        g = layer.output_gradients(draw, self._examples)
+        return g if scale == 1.0 else scale * g
+
+    @property
+    def _examples(self) -> Examples:
+        assert self.examples is not None
+        return Examples(self.examples, self.axis)
+
+    def _check(self, layer: Layer, batch: tuple[Tensor, Tensor] | None, scale: float) -> None:
+        if self.checked:
+            check_gradients(layer, batch, self.seen, scale)
 
 
 def _check_calls(name: str, calls: list[Call]) -> None:
@@ -162,7 +215,7 @@ class Recorder:
         self.model, self.layers, self.others = model, layers, dict(others)
         self.axis = axis
         self.take = take
-        self.recording = Recording(axis)
+        self.recording = Recording(axis, checked)
         names = {name: None for layer in layers for name in layer.names.values()}
         self._checked = {name: model.get_parameter(name) for name in names if checked}
         self._taken = False
