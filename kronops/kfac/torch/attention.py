@@ -52,6 +52,13 @@ class Projection(Dense):
             return Dense.refusal(module.out_proj)
         return f"a weight of {type(module).__name__} is computed from other parameters"
 
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """That of keys and values may have another number of columns."""
+        module = self.module
+        widths = {"k_proj": module.kdim, "v_proj": module.vdim}
+        return module.embed_dim, widths.get(self.which, module.embed_dim)
+
     def examples_in(self, inputs: Tensor, axis: int) -> int:
         """The second axis."""
         return inputs.shape[1]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from kronops.kfac.torch.modules import Layer
+from kronops.kfac.torch.modules import Layer, along
 
 __all__ = ["check_gradients"]
 
@@ -16,6 +17,8 @@ def check_gradients(
     layer: Layer, batch: tuple[Tensor, Tensor] | None, seen: Mapping[str, Tensor], scale: float
 ) -> None:
     """Refuse a layer whose parameters have gradients that its recorded calls do not explain.
+
+    They are compared along one random direction of the inputs, which costs vectors, not matrices.
 
     Parameters
     ----------
@@ -27,41 +30,58 @@ def check_gradients(
     scale : float
         By which the output gradients of the batch were multiplied.
     """
-    expected = {} if batch is None else _gradient(layer, *batch)
-    for part, name in layer.names.items():
-        actual = seen.get(name)
-        if actual is None and batch is None:
-            continue
-        told = expected.get(part, torch.zeros(()))
-        rows = torch.zeros_like(told) if actual is None else scale * actual[layer.rows]
-        distance, norm = torch.linalg.vector_norm(told - rows), torch.linalg.vector_norm(rows)
-        allowed = 0.0 if batch is None else _rounding(part, *batch, norm)
-        if distance > allowed:
-            raise ValueError(
-                f"the gradient of {name!r}, of norm {float(norm):.3g}, is not what the calls of "
-                f"{layer.name or 'the model'!r} give: it is {float(distance):.3g} away. Is the "
-                f"parameter used outside of its module's forward pass, in a penalty of the loss "
-                f"for instance, or does a hook change what the module gives? Without that it is "
-                f"captured; structure={{{layer.name!r}: None}} leaves it out, and check=False "
-                f"takes what the calls give for all there is"
-            )
+    found = {part: seen[name][layer.rows] for part, name in layer.names.items() if name in seen}
+    if batch is None:
+        wrong = [part for part, gradient in found.items() if bool(gradient.any())]
+    else:
+        wrong = _unexplained(layer, *_precise(*batch), found, scale, _eps(batch))
+    if wrong:
+        raise ValueError(
+            f"the gradient of {layer.names[wrong[0]]!r} is not what the calls of "
+            f"{layer.name or 'the model'!r} give. Is the parameter used outside of its module's "
+            f"forward pass, in a penalty of the loss for instance, or does a hook change what the "
+            f"module gives? Without that it is captured; structure={{{layer.name!r}: None}} leaves "
+            f"it out, and check=False takes what the calls give for all there is"
+        )
 
 
-def _gradient(layer: Layer, a: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """At least in single precision."""
-    precise = [torch.promote_types(x.dtype, torch.float32) for x in (a, g)]
-    dtype = torch.promote_types(*precise)
-    return layer.gradient(a.to(dtype) if a.is_floating_point() else a, g.to(dtype))
-
-
-def _rounding(part: str, a: Tensor, g: Tensor, norm: Tensor) -> Tensor:
-    """A distance that may be rounding: half the digits of a sum, whose terms may cancel.
+def _unexplained(
+    layer: Layer, a: Tensor, g: Tensor, found: Mapping[str, Tensor], scale: float, eps: float
+) -> list[str]:
+    """The parts that differ by more than half the digits of a sum whose terms may cancel.
 
     A sum of as many terms of these sizes with random signs is where cancelling begins.
     """
-    real = [x for x in (a, g) if x.is_floating_point()]
-    eps = max(torch.finfo(x.dtype).eps for x in real)
-    terms = torch.linalg.vector_norm(g.double())
-    if part == "weight" and a.is_floating_point():
-        terms = terms * torch.linalg.vector_norm(a.double()) / len(a) ** 0.5
-    return eps**0.5 * torch.maximum(norm, terms.to(norm.dtype))
+    v = _direction(math.prod(layer.weight_shape[1:]), g)
+    wrong = []
+    for part, expected in layer.gradient(a, g, v).items():
+        actual = torch.zeros_like(expected)
+        if part in found:
+            actual = scale * along(found[part].to(g.dtype), v)
+        terms = torch.linalg.vector_norm(g)
+        if part == "weight" and a.is_floating_point():
+            terms = terms * torch.linalg.vector_norm(a) / len(a) ** 0.5
+        allowed = eps**0.5 * torch.maximum(torch.linalg.vector_norm(actual), terms)
+        if torch.linalg.vector_norm(actual - expected) > allowed:
+            wrong.append(part)
+    return wrong
+
+
+def _direction(size: int, like: Tensor) -> Tensor:
+    """The same one always, of random signs; PyTorch's random state is as it was."""
+    signs = torch.randint(2, (size,), generator=torch.Generator().manual_seed(0))
+    return (2 * signs - 1).to(like)
+
+
+def _precise(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """In one precision, single at least; indices as they are."""
+    dtype = torch.promote_types(g.dtype, torch.float32)
+    if not a.is_floating_point():
+        return a, g.to(dtype)
+    dtype = torch.promote_types(a.dtype, dtype)
+    return a.to(dtype), g.to(dtype)
+
+
+def _eps(batch: tuple[Tensor, Tensor]) -> float:
+    """Of the coarser precision."""
+    return max(torch.finfo(x.dtype).eps for x in batch if x.is_floating_point())

@@ -36,6 +36,7 @@ __all__ = [
     "LayerNormalisation",
     "RootMeanSquareNormalisation",
     "Statistics",
+    "along",
     "full_name",
 ]
 
@@ -138,13 +139,21 @@ class Layer(ABC):
         names = tuple(self.names.values())
         return names if len(names) > 1 else names[0]
 
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Of the rows of the weight that are this layer's."""
+        return tuple(self.module.weight.shape)
+
     @abstractmethod
     def _estimator(self, structure: Any) -> Estimator:
         """The estimator of the module's parameters."""
 
     @abstractmethod
-    def gradient(self, a: Tensor, g: Tensor) -> dict[str, Tensor]:
-        """The gradient of each part, of all examples, from what the estimator takes."""
+    def gradient(self, a: Tensor, g: Tensor, v: Tensor) -> dict[str, Tensor]:
+        """The gradient of each part, of all examples, from what the estimator takes.
+
+        That of the weight, if it has more than one axis, is multiplied by ``v`` along all others.
+        """
 
     def examples_in(self, inputs: Tensor, axis: int) -> int:
         """How many examples the inputs are of, where nothing else tells."""
@@ -219,10 +228,14 @@ class Dense(Layer):
         """The constant input of a bias alone."""
         return inputs.detach() if "weight" in self.names else torch.ones_like(inputs[..., :1])
 
-    def gradient(self, a: Tensor, g: Tensor) -> dict[str, Tensor]:
-        """``Σ g aᵀ`` and ``Σ g``."""
-        whole = {"weight": g.flatten(0, 1).mT @ a.flatten(0, 1), "bias": g.sum(dim=(0, 1))}
-        return {part: whole[part] for part in self.names}
+    def gradient(self, a: Tensor, g: Tensor, v: Tensor) -> dict[str, Tensor]:
+        """``Σ g aᵀ v`` and ``Σ g``."""
+        made = {}
+        if "weight" in self.names:
+            made["weight"] = g.flatten(0, 1).mT @ (a.flatten(0, 1) @ v)
+        if "bias" in self.names:
+            made["bias"] = g.sum(dim=(0, 1))
+        return made
 
     def _gradient_rows(self, g: Tensor) -> Tensor | None:
         return g.flatten(0, 1) if self.sharing == "expand" else g.sum(dim=1)
@@ -268,18 +281,18 @@ class Convolution(Layer):
             return x
         return functional.pad(x, self.module._reversed_padding_repeated_twice, mode=mode)
 
-    def gradient(self, a: Tensor, g: Tensor) -> dict[str, Tensor]:
-        """By autograd, of the convolution of what was kept."""
+    def gradient(self, a: Tensor, g: Tensor, v: Tensor) -> dict[str, Tensor]:
+        """By a convolution whose kernel is ``v``, one output for each group."""
         module = self.module
         convolve = getattr(functional, f"conv{len(module.kernel_size)}d")
         padding = module.padding if module.padding_mode == "zeros" else 0
-        weight = torch.zeros_like(module.weight, dtype=a.dtype, requires_grad=True)
-        with torch.enable_grad():
-            outputs = convolve(
-                a, weight, None, module.stride, padding, module.dilation, module.groups
-            )
-        (gradient,) = torch.autograd.grad(outputs, weight, g)
-        whole = {"weight": gradient, "bias": g.movedim(1, -1).flatten(0, -2).sum(dim=0)}
+        kernel = v.reshape(1, *module.weight.shape[1:]).repeat(
+            module.groups, *(1,) * (module.weight.ndim - 1)
+        )
+        met = convolve(a, kernel, None, module.stride, padding, module.dilation, module.groups)
+        rows = g.flatten(2).unflatten(1, (module.groups, -1))
+        weight = torch.einsum("bgl,bgol->go", met.flatten(2), rows).flatten()
+        whole = {"weight": weight, "bias": g.flatten(2).sum(dim=(0, 2))}
         return {part: whole[part] for part in self.names}
 
     def inputs(self, calls: Sequence[Tensor], examples: Examples) -> Tensor:
@@ -323,11 +336,10 @@ class Embedding(Layer):
     def _gradient_rows(self, g: Tensor) -> Tensor | None:
         return g.flatten(0, 1) if self.module.padding_idx is None else None
 
-    def gradient(self, a: Tensor, g: Tensor) -> dict[str, Tensor]:
+    def gradient(self, a: Tensor, g: Tensor, v: Tensor) -> dict[str, Tensor]:
         """The sums over the lookups of each row."""
-        rows = g.flatten(0, 1)
-        table = rows.new_zeros(self.module.num_embeddings, rows.shape[-1])
-        table.index_add_(0, a.flatten(), rows)
+        table = g.new_zeros(self.module.num_embeddings)
+        table.index_add_(0, a.flatten(), (g @ v).flatten())
         if self.module.padding_idx is not None:
             table[self.module.padding_idx] = 0
         return {"weight": table}
@@ -354,10 +366,10 @@ class Normalisation(Layer):
     def kept(self, inputs: Tensor) -> Tensor:
         """The normalised input."""
 
-    def gradient(self, a: Tensor, g: Tensor) -> dict[str, Tensor]:
+    def gradient(self, a: Tensor, g: Tensor, v: Tensor) -> dict[str, Tensor]:
         """``Σ x ∘ g`` and ``Σ g``."""
         whole = {"weight": (a * g).sum(dim=(0, 1)), "bias": g.sum(dim=(0, 1))}
-        return {part: whole[part] for part in self.names}
+        return {part: along(whole[part], v) for part in self.names}
 
 
 class BatchNormalisation(Normalisation):
@@ -402,6 +414,11 @@ class RootMeanSquareNormalisation(LayerNormalisation):
         """Over the last axes."""
         module = self.module
         return functional.rms_norm(inputs.detach(), module.normalized_shape, eps=module.eps)
+
+
+def along(gradient: Tensor, v: Tensor) -> Tensor:
+    """``gradient`` times ``v`` along all axes but the first; as it is if it has no others."""
+    return gradient if gradient.ndim == 1 else gradient.flatten(1) @ v
 
 
 def full_name(module: str, part: str) -> str:
