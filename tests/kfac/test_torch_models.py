@@ -240,6 +240,40 @@ def test_several_backward_passes_are_draws():
         close(g, sum(one.curvature.moments[name][1] for one in single))
 
 
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+@pytest.mark.parametrize("name", NETS)
+def test_statistics_of_draws_are_summed(name, sharing):
+    """Those of the inputs are the same for all draws, and not summed."""
+    model, x, _ = problem(name)
+    whole = kfac.capture(model, sharing=sharing).fit([(x, None)], "gaussian", "exact")
+    single = [kfac.capture(model, sharing=sharing, reduction="sum") for _ in range(CLASSES)]
+    for output, curvature in enumerate(single):
+        with curvature:
+            model(x)[:, output].sum().backward()
+    for layer, moments in whole.curvature.moments.items():
+        parts = [curvature.curvature.moments[layer] for curvature in single]
+        if isinstance(moments, tuple):
+            close(moments[0], parts[0][0])
+            moments, parts = moments[1], [g for _, g in parts]
+        close(moments, sum(parts))
+
+
+def test_eigenvalues_of_draws_are_summed():
+    model, x, _ = problem("attention")
+    whole = kfac.capture(model, reduction="sum").fit([(x, None)], "gaussian", "exact")
+    single = [copy.deepcopy(whole) for _ in range(CLASSES)]
+    for output, curvature in enumerate(single):
+        with curvature.eigenvalues():
+            curvature.model(x)[:, output].sum().backward()
+    whole.fit([(x, None)], "gaussian", "exact", statistics="eigenvalues")
+    for name in ("query", "value", "out"):
+        of, *parts = (
+            curvature.operator(method="ekfac").blocks[f"{name}.weight", f"{name}.bias"].to_dense()
+            for curvature in (whole, *single)
+        )
+        close(of, sum(parts))
+
+
 def test_batches_have_the_weight_of_their_examples():
     model, x, y = problem("convolution")
     curvature = kfac.capture(model)
@@ -560,6 +594,113 @@ def test_unknown_parameters_are_listed(name):
         words.replace("table", "part.table").replace("out.w", "part.out.w") in reason
         for reason in curvature.unknown.values()
     )
+
+
+class Shared(nn.Module):
+    """Two linear modules with the same weight, and the same bias if they have one."""
+
+    def __init__(self, bias: bool = True) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 5, bias), nn.Linear(5, 5, bias)
+        self.second.weight, self.second.bias = self.first.weight, self.first.bias
+        self.out = nn.Linear(5, CLASSES)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_modules_that_share_all_are_one(bias):
+    """As one module is that is called twice."""
+    model, (_, x, y) = Shared(bias).double(), problem("linear")
+    shared = captured(model, x, y)
+    assert shared.unknown == {}
+    assert list(shared.curvature.layers) == ["first", "out"]
+    gradient = {name: p.grad for name, p in model.named_parameters()}
+    model.second = model.first
+    once = captured(model, x, y)
+    close(shared.operator().to_dense(), once.operator().to_dense())
+    assert list(shared.operator(0.1).multiply_inverse(gradient)) == list(gradient)
+
+
+def test_modules_that_share_some_are_unknown():
+    model = Shared()
+    model.second.bias = nn.Parameter(torch.zeros(5))
+    words = "first.weight and second.weight are one parameter of several modules.*give each a copy"
+    with pytest.warns(UserWarning, match=words):
+        unknown = kfac.capture(model).unknown
+    assert list(unknown) == ["first.weight", "first.bias", "second.bias"]
+    model = Shared(bias=False)
+    model.second.__class__ = Own
+    with pytest.warns(UserWarning, match="one parameter of several modules"):
+        assert list(kfac.capture(model).unknown) == ["first.weight"]
+
+
+def test_a_bias_alone_has_a_constant_input():
+    model, x, y = problem("attention")
+    model.value.weight.requires_grad_(False)
+    curvature = captured(model, x, y)
+    model.value.weight.requires_grad_(True)
+    _, g = captured(model, x, y).curvature.moments["value"]
+    close(curvature.operator().blocks["value.bias"].to_dense(), x.shape[1] * g)
+    gradient = {"value.bias": model.value.bias.grad}
+    gradient |= {n: p.grad for n, p in model.named_parameters() if "value" not in n}
+    step = curvature.operator(0.1).multiply_inverse(gradient)
+    assert step["value.bias"].shape == model.value.bias.shape
+
+
+class Scaled(nn.Module):
+    """A parameter without axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(5, CLASSES)
+        self.factor = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Any) -> Any:
+        return self.factor * self.inner(x)
+
+
+@pytest.mark.parametrize("unknown", ["identity", "gradient"])
+def test_parameters_without_axes(unknown):
+    model, (_, x, y) = Scaled().double(), problem("linear")
+    operator = captured(model, x, y, unknown=unknown).operator()
+    gradient = {name: p.grad for name, p in model.named_parameters()}
+    one = gradient["factor"]
+    expected = one if unknown == "identity" else BATCH * one**3
+    close(operator.multiply(gradient)["factor"], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_promoted(dtype):
+    """As the documentation promises: statistics and directions are in single precision."""
+    model, x, y = problem("linear")
+    model = model.to(dtype)
+    curvature = kfac.capture(model)
+    with curvature:
+        cross_entropy(model(x.to(dtype)).float(), y).backward()
+    gradient = {name: p.grad for name, p in model.named_parameters()}
+    step = curvature.operator(0.1).multiply_inverse(gradient)
+    assert {part.dtype for part in step.values()} == {torch.float32}
+
+
+def test_a_loss_that_is_scaled():
+    model, x, y = problem("linear")
+    scaled = kfac.capture(model)
+    with scaled:
+        (8 * cross_entropy(model(x), y)).backward()
+    close(scaled.operator().to_dense(), 64 * captured(model, x, y).operator().to_dense())
+
+
+def test_what_becomes_of_a_gradient_later_does_not_matter():
+    model, x, y = partly_known()
+    curvature = kfac.capture(model, unknown="gradient")
+    with curvature:
+        model.zero_grad()
+        cross_entropy(model(x), y).backward()
+        for parameter in model.parameters():
+            parameter.grad.zero_()
+    assert float(curvature.operator().blocks["1.weight"].trace()) > 0
 
 
 def partly_known() -> tuple[nn.Module, Any, Any]:
