@@ -328,6 +328,30 @@ def test_rows_that_are_places_of_examples():
         captured(places, x, y, sharing="reduce")
 
 
+def test_merged_rows_whose_sequences_come_first():
+    """``(S·B, in)`` in a linear layer is ``(S, B, in)``: EKFAC sums over the places of examples."""
+
+    class Flat(nn.Module):
+        def __init__(self, merged: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.inner, self.merged = nn.Linear(3, CLASSES).double(), merged
+
+        def forward(self, x: Any) -> Any:
+            if self.merged:
+                return self.inner(x.flatten(0, 1)).unflatten(0, x.shape[:2]).sum(dim=0)
+            return self.inner(x).sum(dim=0)
+
+    _, x, y = problem("attention")
+    made = []
+    for model in (Flat(True), Flat(False)):
+        curvature = captured(model, x.transpose(0, 1), y, batch_axis=1)
+        with curvature.eigenvalues():
+            cross_entropy(model(x.transpose(0, 1)), y).backward()
+        made.append(curvature.operator(method="ekfac").to_dense())
+    close(*made)
+
+
 def test_the_axis_of_examples():
     cell, x, y = problem("linear")
 

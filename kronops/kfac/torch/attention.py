@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from kronops.kfac.torch.modules import Choose, Dense, Examples, full_name
+from kronops.kfac.torch.layer import Choose, Examples, full_name
+from kronops.kfac.torch.modules import Dense
 
 __all__ = ["Projection", "watch_attention"]
 

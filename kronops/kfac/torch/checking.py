@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from kronops.kfac.torch.modules import Layer, along
+from kronops.kfac.torch.layer import Layer, along
 
 __all__ = ["check_gradients"]
 

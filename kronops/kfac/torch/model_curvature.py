@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeVar
 
 import torch
@@ -17,7 +16,8 @@ from kronops.kfac.curvature import Curvature
 from kronops.kfac.estimator import Pi
 from kronops.kfac.fisher import output_gradients
 from kronops.kfac.gradient_layer import GradientLayer
-from kronops.kfac.torch.modules import Statistics
+from kronops.kfac.torch.evaluation import check_outputs, run_pair, undisturbed
+from kronops.kfac.torch.layer import Statistics
 from kronops.kfac.torch.recording import DrawRecorder, HookRecorder, Recorder, Recording
 from kronops.kfac.torch.survey import check_model, survey, trainable
 from kronops.operators.grouped import GroupedOperator
@@ -277,12 +277,12 @@ class ModelCurvature:
             raise ValueError(
                 "fit within the context of this curvature would record twice: leave it"
             )
-        forward = forward or _forward
-        with _undisturbed(self.model), self._recorder(DrawRecorder, statistics, "sum") as recorder:
+        forward = forward or run_pair
+        with undisturbed(self.model), self._recorder(DrawRecorder, statistics, "sum") as recorder:
             for batch in progress(loader) if progress else loader:
                 recorder.next_batch()
                 outputs, targets = forward(self.model, batch)
-                _check_outputs(outputs, targets, likelihood, fisher)
+                check_outputs(outputs, targets, likelihood, fisher)
                 recorder.recording.examples = outputs.shape[0]
                 draws = output_gradients(
                     outputs.detach(),
@@ -373,61 +373,9 @@ class ModelCurvature:
         return Curvature(layers)
 
 
-def _forward(model: nn.Module, batch: Any) -> tuple[Any, Any]:
-    """Of a pair of inputs and targets."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise ValueError(
-            f"a batch of the loader is a {type(batch).__name__}: a pair (inputs, targets) is "
-            f"needed, or forward=, from the model and a batch to (outputs, targets)"
-        )
-    return model(batch[0]), batch[1]
-
-
-def _check_outputs(outputs: Any, targets: Any, likelihood: str, fisher: str) -> None:
-    """Refuse what the likelihood would misread."""
-    if not isinstance(outputs, Tensor):
-        raise TypeError(
-            f"the model's output is a {type(outputs).__name__}: a tensor is needed, and forward= "
-            f"can pick it: from the model and a batch to (outputs, targets)"
-        )
-    if not outputs.requires_grad:
-        raise ValueError(
-            "the outputs depend on no trainable parameter: is the model run elsewhere?"
-        )
-    if not isinstance(targets, Tensor):
-        if fisher == "empirical" and targets is not None:
-            raise TypeError(f"targets is a {type(targets).__name__}: a tensor is needed")
-        return
-    shape, labels = tuple(outputs.shape), tuple(targets.shape)
-    integers = not (targets.is_floating_point() or targets.is_complex())
-    if likelihood == "categorical" and integers and labels and labels != shape[:-1]:
-        second = (
-            "; classes are the second axis here: forward=lambda model, batch: "
-            "(model(batch[0]).movedim(1, -1), batch[1]) brings them to the end"
-        )
-        raise ValueError(
-            f"outputs has shape {shape}, targets {labels}: outputs (B, …, C) and targets (B, …) "
-            f"are needed, classes last" + (second if labels == (*shape[:1], *shape[2:]) else "")
-        )
-
-
 def _as_axis(batch_axis: Any) -> int:
     if isinstance(batch_axis, bool) or not hasattr(batch_axis, "__index__"):
         raise TypeError(f"batch_axis is a {type(batch_axis).__name__}: an integer ≥ 0 is needed")
     if int(batch_axis) < 0:
         raise ValueError(f"batch_axis = {batch_axis}: an integer ≥ 0 is needed")
     return int(batch_axis)
-
-
-@contextlib.contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and gradients; at the end modes and random numbers are what they were."""
-    modes = {module: module.training for module in model.modules()}
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    with torch.enable_grad(), torch.random.fork_rng(sorted(devices)):
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, training in modes.items():
-                module.training = training

@@ -13,7 +13,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from kronops.kfac.torch.attention import Projection, watch_attention
 from kronops.kfac.torch.checking import check_gradients
-from kronops.kfac.torch.modules import Examples, Layer, Statistics
+from kronops.kfac.torch.layer import Examples, Layer, Statistics
 
 __all__ = ["DrawRecorder", "HookRecorder", "Recorder", "Recording"]
 

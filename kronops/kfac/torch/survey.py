@@ -9,16 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from kronops.kfac.torch.attention import Projection
+from kronops.kfac.torch.layer import Layer, full_name
 from kronops.kfac.torch.modules import (
     BatchNormalisation,
     Convolution,
     Dense,
     Embedding,
     GroupNormalisation,
-    Layer,
     LayerNormalisation,
     RootMeanSquareNormalisation,
-    full_name,
 )
 
 __all__ = ["check_model", "survey", "trainable"]
@@ -115,8 +114,8 @@ def _tie(trained: Parameters, names: Names, together: Sequence[nn.Module]) -> st
     for parameter in trained.values():
         if len(owners := names[id(parameter)]) > (len(together) if linear else 1):
             return (
-                f"{' and '.join(owners)} are one parameter of several modules, which would do if "
-                f"they were nn.Linear and shared all that they train; or give each a copy"
+                f"{' and '.join(owners)} are one parameter of several modules: give each a copy of "
+                f"its own; only nn.Linear modules may share, and then all that they train"
             )
     return None
 
