@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -706,6 +707,28 @@ def test_half_precision_is_promoted(dtype):
     gradient = {name: p.grad for name, p in model.named_parameters()}
     step = curvature.operator(0.1).multiply_inverse(gradient)
     assert {part.dtype for part in step.values()} == {torch.float32}
+
+
+def test_statistics_are_not_cast():
+    """Where the context ends within that of autocast, as where it begins within."""
+    model, x, y = problem("embedding")
+    model = model.float()
+    inner, outer, fitted = (kfac.capture(model) for _ in range(3))
+    half = functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    with inner:
+        with half():
+            loss = cross_entropy(model(x), y)
+        loss.backward()
+    with half(), outer:
+        cross_entropy(model(x), y).backward()
+    with half():
+        fitted.fit([(x, y)], "categorical", "empirical")
+    for name, moments in inner.curvature.moments.items():
+        for one, other, by_fit in zip(
+            moments, *(c.curvature.moments[name] for c in (outer, fitted)), strict=True
+        ):
+            assert torch.equal(one, other)
+            torch.testing.assert_close(one, by_fit, rtol=0.02, atol=0.02 * float(one.abs().max()))
 
 
 def test_a_loss_that_is_scaled():

@@ -295,7 +295,7 @@ class ModelCurvature:
                 for count, draw in enumerate(draws, start=1):
                     recorder.backward(outputs, draw, last=count == len(draws))
                     if statistics == "moments":
-                        recorder.recording.fold(self._layers, 1.0)
+                        recorder.fold()
         return self
 
     def __enter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -251,10 +252,17 @@ class Recorder:
         """Whether there was a batch that has gone backward; it is taken in."""
         complete = self.recording.has_gradients
         if complete:
-            with torch.no_grad():
+            with self._precisely():
                 self.take(self.recording)
             self._taken = True
         return complete
+
+    @contextlib.contextmanager
+    def _precisely(self) -> Iterator[None]:
+        """Without derivatives, and in the precision that tensors have."""
+        device = next(self.model.parameters()).device.type
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            yield
 
     def _watch(self, layer: Layer, module: nn.Module) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, outputs: Tensor) -> None:
@@ -301,6 +309,11 @@ class HookRecorder(Recorder):
 class DrawRecorder(Recorder):
     """Where draws of output gradients are at hand."""
 
+    def fold(self) -> None:
+        """Sum up the draws so far, whose gradients are then let go."""
+        with self._precisely():
+            self.recording.fold(self.layers, 1.0)
+
     def backward(self, outputs: Tensor, draw: Tensor, last: bool) -> None:
         """Carry one draw back to the outputs of layers: gradients by weights are not computed.
 
@@ -310,12 +323,11 @@ class DrawRecorder(Recorder):
         calls = list(recording.all_calls)
         checked = {} if recording.seen else self._checked
         parameters = self.others | checked
+        sources = [*(call.edge for call in calls), *parameters.values()]
+        if not sources:
+            return
         found = torch.autograd.grad(
-            outputs,
-            [*(call.edge for call in calls), *parameters.values()],
-            draw,
-            retain_graph=not last,
-            allow_unused=True,
+            outputs, sources, draw, retain_graph=not last, allow_unused=True
         )
         for call, gradient in zip(calls, found, strict=False):
             if gradient is not None:
