@@ -1160,6 +1160,28 @@ def test_batches_end_where_the_model_itself_is_not_called():
     np.testing.assert_allclose([by_parts, masked], wanted, rtol=1e-12)
 
 
+def test_outputs_tell_the_number_of_examples_in_fit():
+    """A layer whose rows are merged, and the first to be called, does not."""
+
+    class Rows(nn.Module):
+        def __init__(self, merged):
+            super().__init__()
+            torch.manual_seed(0)
+            self.inner, self.merged = nn.Linear(3, CLASSES).double(), merged
+
+        def forward(self, x):
+            if self.merged:
+                return self.inner(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(dim=1)
+            return self.inner(x).mean(dim=1)
+
+    x = torch.randn(BATCH, 4, 3, dtype=torch.float64)
+    merged, apart = (
+        kfac.capture(Rows(way)).fit([(x, None)], "categorical", "exact").operator().to_dense()
+        for way in (True, False)
+    )
+    close(merged, apart)
+
+
 def test_a_context_needs_the_model_and_no_fit():
     model, x = small_net(), torch.randn(8, 3, dtype=torch.float64)
     with pytest.raises(ValueError, match="call the model itself"), kfac.capture(model):
