@@ -81,7 +81,16 @@ FOR_SOME |= {
     "kronops.kfac.torch",
     *(
         f"kronops.kfac.torch.{name}"
-        for name in ("model_curvature", "modules", "recording", "survey")
+        for name in (
+            "attention",
+            "checking",
+            "evaluation",
+            "layer",
+            "model_curvature",
+            "modules",
+            "recording",
+            "survey",
+        )
     ),
     "kronops.kfac.jax",
     *(f"kronops.kfac.jax.{name}" for name in ("model_curvature", "parameters", "taps")),

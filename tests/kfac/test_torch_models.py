@@ -1010,7 +1010,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "an empty loader": (
         lambda: kfac.capture(perceptron()).fit([], "gaussian", "exact"),
         ValueError,
-        "nothing was captured",
+        "loader gave no batch",
     ),
     "entered twice": (entered_twice, ValueError, "entered already"),
     "never entered": (never_entered, ValueError, "was not entered"),

@@ -296,6 +296,8 @@ class ModelCurvature:
                     recorder.backward(outputs, draw, last=count == len(draws))
                     if statistics == "moments":
                         recorder.fold()
+            if not recorder.recording.forward_passes:
+                raise ValueError("loader gave no batch: is it empty, or an iterator at its end?")
         return self
 
     def __enter__(self) -> Self:
