@@ -275,6 +275,17 @@ def test_one_sequence_without_examples():
     model(x, x, x)  # as ever
 
 
+@pytest.mark.parametrize("structure", ["kronecker", {nn.Linear: None, nn.LayerNorm: None}])
+@pytest.mark.filterwarnings("ignore:parameters without a curvature block")
+def test_no_fast_path_goes_by_unseen(structure):
+    """In evaluation mode without gradients PyTorch fuses attention, and the whole encoder layer."""
+    model = encoder(batch_first=True).eval()
+    x = torch.randn(BATCH, QUERIES, WIDTH, dtype=torch.float64)
+    curvature = kfac.capture(model, structure)
+    with pytest.raises(ValueError, match="runs without gradients"), curvature, torch.no_grad():
+        model(x)
+
+
 def test_an_error_in_attention_leaves_nothing_behind():
     model = Cross()
     x, _ = problem(model)

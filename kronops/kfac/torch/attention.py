@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -24,7 +24,12 @@ INPUTS = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
 class Projection(Dense):
     """One linear map of an attention; where it is computed, sequences come before examples."""
 
-    which = ""
+    def __init__(
+        self, attention: str, called: str, module: Any, names: dict[str, str], *settings: Any
+    ) -> None:
+        self.attention = attention
+        self.which = called.partition(".")[0]
+        super().__init__(full_name(attention, called), module, names, *settings)
 
     @classmethod
     def of(cls, name: str, module: Any, choose: Choose) -> list[Self]:
@@ -35,14 +40,11 @@ class Projection(Dense):
         """
         trained = {part for part, parameter in module.named_parameters() if parameter.requires_grad}
         layers = []
-        for which, parts, rows in _parts(module):
-            structure, sharing = choose(full_name(name, which), name)
+        for called, parts, rows in _parts(module):
+            structure, sharing = choose(full_name(name, called), name)
             names = {part: full_name(name, at) for part, at in parts.items() if at in trained}
             if names and structure is not None:
-                alone = ".bias" if list(parts) == ["bias"] else ""
-                called = full_name(name, which) + alone
-                layers.append(cls(called, module, names, structure, sharing, rows))
-                layers[-1].which = which
+                layers.append(cls(name, called, module, names, structure, sharing, rows))
         return layers
 
     @staticmethod
@@ -75,7 +77,7 @@ def _parts(module: Any) -> Iterator[tuple[str, dict[str, str], slice]]:
         rows = slice(index * width, (index + 1) * width)
         if module.in_proj_weight is None:
             yield which, {"weight": f"{which}_weight"}, everything
-            yield which, {"bias": "in_proj_bias"}, rows
+            yield f"{which}.bias", {"bias": "in_proj_bias"}, rows
         else:
             yield which, {"weight": "in_proj_weight", "bias": "in_proj_bias"}, rows
     yield "out_proj", {"weight": "out_proj.weight", "bias": "out_proj.bias"}, everything
@@ -87,18 +89,22 @@ def watch_attention(projections: Iterable[Projection], add: Add) -> Iterator[Any
     for projection in projections:
         modules.setdefault(projection.module, []).append(projection)
     for module, parts in modules.items():
-        running: list[Projecting] = []
+        yield from _watch(module, parts, add)
 
-        def enter(module: Any, args: Any, parts: Any = parts, running: Any = running) -> None:
-            running.append(Projecting(parts, add))
-            running[-1].__enter__()
 
-        def leave(module: Any, args: Any, outputs: Any, running: Any = running) -> None:
-            if running:  # not where another hook has failed before ours was called
-                running.pop().__exit__(None, None, None)
+def _watch(module: nn.Module, parts: Sequence[Projection], add: Add) -> Iterator[Any]:
+    running: list[Projecting] = []
 
-        yield module.register_forward_pre_hook(enter)
-        yield module.register_forward_hook(leave, always_call=True)
+    def enter(module: nn.Module, args: Any) -> None:
+        running.append(Projecting(parts, add))
+        running[-1].__enter__()
+
+    def leave(module: nn.Module, args: Any, outputs: Any) -> None:
+        if running:  # not where another hook has failed before ours was called
+            running.pop().__exit__(None, None, None)
+
+    yield module.register_forward_pre_hook(enter)
+    yield module.register_forward_hook(leave, always_call=True)
 
 
 class Projecting(TorchFunctionMode):  # type: ignore[misc]
@@ -108,9 +114,9 @@ class Projecting(TorchFunctionMode):  # type: ignore[misc]
     masks, dropout and all else are left to it, and multiplying by ones and zeros is exact.
     """
 
-    def __init__(self, projections: Iterable[Projection], add: Add) -> None:
+    def __init__(self, projections: Sequence[Projection], add: Add) -> None:
         super().__init__()
-        self.projections = list(projections)
+        self.projections = projections
         self.add = add
 
     def __torch_function__(
@@ -122,7 +128,7 @@ class Projecting(TorchFunctionMode):  # type: ignore[misc]
         given = SIGNATURE.bind(*args, **(kwargs or {})).arguments
         if given["query"].ndim != 3:
             raise ValueError(
-                f"{self.projections[0].name.rpartition('.')[0]!r} was given one sequence without "
+                f"{self.projections[0].attention or 'the model'!r} was given one sequence without "
                 f"an axis of examples, of shape {tuple(given['query'].shape)}: capture needs a "
                 f"batch, of one example at least"
             )
