@@ -107,7 +107,7 @@ class AffineLayer(Estimator):
         factors = [
             DiagonalOperator(values[side], name=f"the moment of {side}")
             if kind == "diagonal"
-            else DenseOperator(values[side], assume="symmetric", name=f"the moment of {side}")
+            else DenseOperator.trusted(values[side], "symmetric", f"the moment of {side}")
             for side, kind in zip(SIDES, self._kinds, strict=True)
         ]
         return KroneckerOperator(self._ordered(factors), float(repeats), layout=self.layout)

@@ -15,7 +15,7 @@ from kronops.kfac.batches import as_choice
 from kronops.kfac.diagnostics import BlockDiagnostics, Spectrum, diagnose, spectrum_of
 from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.moving_average import Arrays, MovingAverage
-from kronops.kfac.states import brought, check_attributes
+from kronops.kfac.states import brought, check_attributes, check_symmetric
 from kronops.scalars import as_nonnegative, as_scalar
 
 __all__ = ["Estimator"]
@@ -357,6 +357,8 @@ class Estimator(ABC):
             raise ValueError(f"state is not whole: {error} is missing") from error
         if unknown := state.keys() - loaded.state_dict().keys():
             raise ValueError(f"state has unknown entries: {', '.join(sorted(unknown))}")
+        if loaded._average.totals and loaded._average.weight:
+            check_symmetric(loaded._kept("exact"))
         return loaded
 
     def _kept(self, method: str) -> Any:

@@ -38,11 +38,9 @@ def as_operator(
     """The operator on vectors of the gradient's shape."""
     if structure == "diagonal":
         return DiagonalOperator(moment, layout=layout, name="the moment of gradients")
-    return DenseOperator(
-        as_moment(moment, structure),
-        assume="symmetric",
-        domain_shape=in_layout(half(moment), layout),
-        name="the moment of gradients",
+    shape = in_layout(half(moment), layout)
+    return DenseOperator.trusted(
+        as_moment(moment, structure), "symmetric", "the moment of gradients", shape
     )
 
 

@@ -137,11 +137,9 @@ class ScaleShiftLayer(Estimator):
             return BlockDiagonalOperator(
                 [as_operator(values[name], "diagonal") for name in self._parameters]
             )
-        return DenseOperator(
-            self._read(values),
-            assume="symmetric",
-            domain_shape=[half(values[name]) for name in self._parameters],
-            name="the moment of gradients",
+        shape = [half(values[name]) for name in self._parameters]
+        return DenseOperator.trusted(
+            self._read(values), "symmetric", "the moment of gradients", shape
         )
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kronops import DenseOperator, LinearOperator
 from kronops.backends import backend_named, backend_of, is_array
+from kronops.backends.standard import Array
+from kronops.checks import is_hermitian
 
-__all__ = ["brought", "check_attributes"]
+__all__ = ["brought", "check_attributes", "check_symmetric"]
 
 
 def check_attributes(thing: Any, known: set[str], advice: str) -> None:
@@ -17,6 +20,18 @@ def check_attributes(thing: Any, known: set[str], advice: str) -> None:
             f"op is a {type(thing).__name__} with attributes that files do not hold, {unknown}: "
             f"{advice}"
         )
+
+
+def check_symmetric(op: LinearOperator) -> None:
+    """Refuse moments of a state that are not symmetric, as those are that an estimator makes."""
+    if isinstance(op, DenseOperator) and _is_wrong(op.matrix):
+        raise ValueError(f"state: {op.name} is not symmetric, and therefore no second moment")
+    for child in op._children().values():
+        check_symmetric(child)
+
+
+def _is_wrong(moment: Array) -> bool:
+    return backend_of(moment).values(moment) is not None and not is_hermitian(moment)
 
 
 def brought(state: Any, backend: str | None, device: Any) -> Any:

@@ -354,13 +354,21 @@ class DenseOperator(LinearOperator):
             return self.with_matrix(self._entries + other._entries)
         return None
 
-    def with_matrix(self, matrix: Array, assume: str | None = None) -> DenseOperator:
-        """Another matrix in the same place, made here and therefore not checked again."""
-        same_width = matrix.shape[1] == self.matrix.shape[1]
-        shape = self.domain_shape if same_width else (matrix.shape[1],)
-        fields = {"matrix": matrix, "assume": assume, "domain_shape": shape, "name": self.name}
+    @staticmethod
+    def trusted(
+        matrix: Array, assume: str | None, name: str = "matrix", domain_shape: Shape = None
+    ) -> DenseOperator:
+        """Of a matrix that was made here and is nobody else's: neither copied nor checked."""
+        shape = (matrix.shape[1],) if domain_shape is None else domain_shape
+        fields = {"matrix": matrix, "assume": assume, "domain_shape": shape, "name": name}
         made: DenseOperator = tree.rebuild(DenseOperator, fields)
         return made
+
+    def with_matrix(self, matrix: Array, assume: str | None = None) -> DenseOperator:
+        """Another matrix in the same place, made here."""
+        same_width = matrix.shape[1] == self.matrix.shape[1]
+        shape = self.domain_shape if same_width else None
+        return self.trusted(matrix, assume, self.name, shape)
 
     def scaled_entries(self, scalar: Scalar) -> DenseOperator:
         """The multiple, written out."""

@@ -328,3 +328,13 @@ def test_curvature_names_the_layer() -> None:
         curvature.update({"first": A, "second": (A, G)})
     with raises(ValueError, "in the layer 'first'"):
         curvature.operator(0.1)
+
+
+@pytest.mark.parametrize("name", ["inputs", "output_gradients"])
+def test_states_that_are_not_symmetric_are_refused(name: str) -> None:
+    layer = DenseLayer()
+    layer.update(np.eye(3), np.eye(3))
+    state = layer.state_dict()
+    state[f"moments.{name}"] = state[f"moments.{name}"] + np.triu(np.ones((3, 3)), 1)
+    with raises(ValueError, f"state: the moment of {name} is not symmetric"):
+        DenseLayer().load_state_dict(state)
