@@ -18,6 +18,7 @@ from kronops.operators.kronecker_sum import KroneckerSumOperator
 from kronops.operators.low_rank_update import LowRankUpdateOperator
 from kronops.operators.masked import MaskedOperator
 from kronops.operators.product import ProductOperator
+from kronops.operators.refined import RefinedOperator
 from kronops.operators.scaled import ScaledOperator
 from kronops.operators.series import SeriesOperator
 from kronops.operators.sum import SumOperator
@@ -40,6 +41,7 @@ __all__ = [
     "LowRankUpdateOperator",
     "MaskedOperator",
     "ProductOperator",
+    "RefinedOperator",
     "ScaledOperator",
     "SeriesOperator",
     "SumOperator",

@@ -23,13 +23,18 @@ from kronops import (
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.columns import scaled_norm
+from kronops.extended import inverses
+from kronops.extended.determinants import slogdet
+from kronops.extended.expansions import Precision
 from kronops.indexing import Index
 from kronops.kronecker_terms import factor_shapes
 from kronops.operator import LinearOperator
 from kronops.operators.adjoint import AdjointOperator, TransposedOperator
+from kronops.operators.block_diagonal import BlockDiagonalOperator
 from kronops.operators.chunkwise import ChunkwiseOperator
 from kronops.operators.dense import DenseOperator
 from kronops.operators.diagonal import DiagonalOperator
+from kronops.operators.grouped import GroupedOperator
 from kronops.operators.identity import IdentityOperator
 from kronops.operators.inverse import InverseOperator
 from kronops.operators.kronecker import KroneckerOperator
@@ -39,6 +44,7 @@ from kronops.operators.kronecker_sum import KroneckerSumOperator
 from kronops.operators.masked import MaskedOperator
 from kronops.operators.permutation import PermutationOperator
 from kronops.operators.product import ProductOperator
+from kronops.operators.refined import RefinedOperator
 from kronops.operators.scaled import ScaledOperator, identity_multiple
 from kronops.operators.selection import SelectionOperator
 from kronops.operators.sum import SumOperator
@@ -85,6 +91,30 @@ def scale(scalar: Scalar, op: LinearOperator) -> LinearOperator:
 def invert(op: LinearOperator) -> LinearOperator:
     """The lazy inverse."""
     return InverseOperator(op)
+
+
+def refine(op: LinearOperator, shift: Scalar) -> LinearOperator:
+    """``op + shift·I``, whose solves and determinant are refined; block by block."""
+    if isinstance(op, BlockDiagonalOperator) and op._square_blocks:
+        return op._map(lambda block: block._damped(shift, True))
+    if isinstance(op, GroupedOperator):
+        return op._with(refine(op.core, shift))
+    if isinstance(op, RefinedOperator):
+        return op._damped(shift, True)
+    return RefinedOperator(op, shift)
+
+
+def refined_inverse(op: LinearOperator, shift: Scalar, terms: int) -> inverses.Inverse:
+    """The inverse of ``op + shift·I`` as a map of expansions of so many terms."""
+    precision = Precision.of_device(op.backend, op.device, terms)
+    return inverses.inverse(op, inverses.plus(None, shift, op, precision), precision)
+
+
+def refined_determinant(
+    op: LinearOperator, shift: Scalar, precision: Precision
+) -> tuple[Array, Array]:
+    """Sign and logarithm of the absolute determinant of ``op + shift·I``."""
+    return slogdet(op, inverses.plus(None, shift, op, precision), precision)
 
 
 def adjoint(op: LinearOperator) -> LinearOperator:

@@ -66,6 +66,11 @@ class Algebra(Protocol):
     def compose(self, left: LinearOperator, right: LinearOperator) -> LinearOperator: ...
     def scale(self, scalar: Scalar, op: LinearOperator) -> LinearOperator: ...
     def invert(self, op: LinearOperator) -> LinearOperator: ...
+    def refine(self, op: LinearOperator, shift: Scalar) -> LinearOperator: ...
+    def refined_inverse(self, op: LinearOperator, shift: Scalar, terms: int) -> Any: ...
+    def refined_determinant(
+        self, op: LinearOperator, shift: Scalar, precision: Any
+    ) -> tuple[Array, Array]: ...
     def adjoint(self, op: LinearOperator) -> LinearOperator: ...
     def transpose(self, op: LinearOperator) -> LinearOperator: ...
     def integer_power(self, op: LinearOperator, p: int) -> LinearOperator: ...
@@ -334,8 +339,15 @@ class LinearOperator(ABC):
 
     # -- operators made from this one ----------------------------------------------------------
 
-    def inverse(self) -> LinearOperator:
+    def inverse(self, refine: bool = False) -> LinearOperator:
         """The inverse, as an operator of the same family where there is one.
+
+        Parameters
+        ----------
+        refine : bool
+            Whether its products are right to the last digits, within 16 units of rounding, also
+            where the operator is so ill-conditioned that it is singular in its own precision. That
+            is computed in more digits: `RefinedOperator` says how, and what it costs.
 
         Raises
         ------
@@ -351,6 +363,8 @@ class LinearOperator(ABC):
         array([[0.5 , 0.  ],
                [0.  , 0.25]])
         """
+        if refine:
+            return self._kept_refined_inverse
         original = self.__dict__.get("_original", lambda: None)()
         if original is not None:
             return original
@@ -452,7 +466,13 @@ class LinearOperator(ABC):
         """
         return self._kept_pinv if rtol is None else self._truncated(as_nonnegative(rtol, "rtol"))
 
-    def damped(self, value: float, method: str = "exact", pi: str | float = "trace") -> Any:
+    def damped(
+        self,
+        value: float,
+        method: str = "exact",
+        refine: bool = False,
+        pi: str | float = "trace",
+    ) -> Any:
         """``op + value·I`` (``method="exact"``), or its Kronecker-factored approximation.
 
         Parameters
@@ -461,6 +481,9 @@ class LinearOperator(ABC):
             A finite real number ≥ 0; an array without axes, if derivatives by it are wanted.
         method : {"exact", "factored"}
             ``"factored"`` is for Kronecker and series operators: each factor gets its share.
+        refine : bool
+            Whether solves, and the determinant, are right to the last digits: the sum is a
+            `RefinedOperator`.
         pi : "trace" or float
             How the factored damping is split: by the factors' mean eigenvalues, or by a number
             π > 0: ``c·(A + π√λ I) ⊗ (G + √λ/π I)`` [1]_.
@@ -477,13 +500,16 @@ class LinearOperator(ABC):
         array([3.5, 3.5, 3.5, 3.5])
         """
         self._require_square("damped")
+        if not isinstance(refine, bool):
+            raise TypeError(f"refine = {refine!r}: True or False; pi is given by name, pi=…")
         value = as_nonnegative(value, "value", self._like)
         if not is_array(value) and value == 0 and method in ("exact", "factored"):
-            return self
+            return self._algebra.refine(self, 0.0) if refine else self
         if method == "exact":
-            return self._shifted(value)
+            return self._damped(value, refine)
         if method == "factored":
-            return self._factored(value, pi)
+            made = self._factored(value, pi, refine)
+            return self._algebra.refine(made, 0.0) if refine else made
         raise ValueError(f'method = {method!r}: "exact" and "factored" would do')
 
     def masked(self, mask: Any) -> LinearOperator:
@@ -534,9 +560,12 @@ class LinearOperator(ABC):
 
     # -- numbers and arrays made from this operator --------------------------------------------
 
-    def solve(self, b: Array) -> Array:
-        """``op⁻¹ b`` for an array of shape ``(n,)`` or ``(..., n, k)``."""
-        return self.inverse()._apply(b, "b")
+    def solve(self, b: Array, refine: bool = False) -> Array:
+        """``op⁻¹ b`` for an array of shape ``(n,)`` or ``(..., n, k)``.
+
+        With ``refine``, ``op.inverse(refine=True) @ b``: right to the last digits, at a cost.
+        """
+        return self.inverse(refine)._apply(b, "b")
 
     def lstsq(self, b: Array, rtol: float | None = None) -> Array:
         """The least-squares solution of smallest norm, ``op.pinv(rtol) @ b``.
@@ -890,7 +919,10 @@ class LinearOperator(ABC):
         """The rows and columns at the positions ``kept``, in closed form, or None."""
         return None
 
-    def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
+    def _damped(self, value: Scalar, refine: bool) -> LinearOperator:
+        return self._algebra.refine(self, value) if refine else self._shifted(value)
+
+    def _factored(self, value: Scalar, pi: str | float, refine: bool) -> LinearOperator:
         raise ValueError(
             f'method="factored" splits damping over Kronecker factors, and this is a '
             f'{type(self).__name__}: method="exact" would do'
@@ -941,6 +973,11 @@ class LinearOperator(ABC):
     def _kept_inverse(self) -> LinearOperator:
         self._require_square("inverse")
         return self._inverse()
+
+    @cached
+    def _kept_refined_inverse(self) -> LinearOperator:
+        self._require_square("inverse")
+        return self._algebra.refine(self, 0.0).inverse()
 
     @cached
     def _kept_svd(self) -> tuple[LinearOperator, Array, LinearOperator]:

@@ -178,8 +178,8 @@ class BlockDiagonalOperator(LinearOperator):
             return super()._shifted(scalar)
         return self._map(lambda block: block._shifted(scalar))
 
-    def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
-        return self._map(lambda block: block.damped(value, "factored", pi))
+    def _factored(self, value: Scalar, pi: str | float, refine: bool) -> LinearOperator:
+        return self._map(lambda block: block.damped(value, "factored", refine, pi))
 
     def _scaled(self, scalar: Scalar) -> LinearOperator:
         return self._map(lambda block: scalar * block)

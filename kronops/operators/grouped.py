@@ -110,8 +110,8 @@ class GroupedOperator(LinearOperator):
     def _shifted(self, scalar: Scalar) -> LinearOperator:
         return self._with(self.core._shifted(scalar))
 
-    def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
-        return self._with(self.core._factored(value, pi))
+    def _factored(self, value: Scalar, pi: str | float, refine: bool) -> LinearOperator:
+        return self._with(self.core._factored(value, pi, refine))
 
     def _scaled(self, scalar: Scalar) -> LinearOperator:
         return self._with(scalar * self.core)

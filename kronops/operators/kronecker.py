@@ -371,11 +371,11 @@ class KroneckerOperator(LinearOperator):
         """The product of the factors' eigenbases, which serve all values of the damping."""
         return self._with([basis for _, basis in self._factor_spectra], 1.0)
 
-    def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
+    def _factored(self, value: Scalar, pi: str | float, refine: bool) -> LinearOperator:
         self._require_square_factors("factored damping")
         means = [mean_eigenvalue(factor.trace(), factor.shape[0]) for factor in self.factors]
         shares = damping_shares(means, value, pi)
-        damped = [f._shifted(d) for f, d in zip(self.factors, shares, strict=True)]
+        damped = [f._damped(d, refine) for f, d in zip(self.factors, shares, strict=True)]
         return self._with(damped, self.scale)
 
     # -- closed forms --------------------------------------------------------------------------

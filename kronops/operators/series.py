@@ -327,7 +327,7 @@ class SeriesOperator(LinearOperator):
         identity, flops = words[operation, self.option]
         return Account(self, identity, flops, 2 * n * columns, once)
 
-    def _factored(self, value: Scalar, pi: str | float) -> LinearOperator:
+    def _factored(self, value: Scalar, pi: str | float, refine: bool) -> LinearOperator:
         sides = zip((self.input_moments, self.output_moments), self.factor_damping, strict=True)
         trace = self.backend.xp.linalg.trace
         means = [mean_eigenvalue(trace(c0), c0.shape[0]) + d for (c0, _), d in sides]

@@ -226,7 +226,7 @@ def tf_pi(case: dict[str, Any]) -> Answers:
         [DenseOperator(f) if f.ndim == 2 else DiagonalOperator(f) for f in arrays]
     )
     pi = 1.0 if meta.get("pi_type") == "off" else "trace"
-    left, right = shares(op.damped(meta.get("damping_passed", 0.5) ** 2, "factored", pi), op)
+    left, right = shares(op.damped(meta.get("damping_passed", 0.5) ** 2, "factored", pi=pi), op)
     return {
         "pi": lambda: math.sqrt(left / right),
         "damping_left": lambda: left,

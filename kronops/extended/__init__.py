@@ -1,0 +1,1 @@
+"""More digits than a dtype has: what `refine=True` computes with."""
