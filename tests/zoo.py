@@ -496,28 +496,6 @@ def low_rank_update_definite(make):
     return op, np.diag(d) + u @ u.conj().T
 
 
-# -- with more digits -----------------------------------------------------------------------------
-
-
-@case
-def refined_product(make):
-    a, b = make.general(2), make.general(3)
-    return kronops.RefinedOperator(kronops.kron(make(a), make(b))), kron(a, b)
-
-
-@case
-def refined_exactly_damped(make):
-    a, b = make.definite(2), make.definite(2)
-    op = kronops.kron(make(a), make(b)).damped(0.5, refine=True)
-    return op, kron(a, b) + 0.5 * np.eye(4)
-
-
-@case
-def refined_inverse(make):
-    a = make.general(3)
-    return kronops.DenseOperator(make(a)).inverse(refine=True), np.linalg.inv(a)
-
-
 # -- parts ----------------------------------------------------------------------------------------
 
 

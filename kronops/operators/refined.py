@@ -111,7 +111,8 @@ class RefinedOperator(LinearOperator):
     @cached
     def plain(self) -> LinearOperator:
         """The same operator, unrefined."""
-        return self.base._shifted(self.shift) if self._has_shift else self.base
+        base = self.base.plain if isinstance(self.base, RefinedOperator) else self.base
+        return base._shifted(self.shift) if self._has_shift else base
 
     @property
     def _has_shift(self) -> bool:
@@ -188,10 +189,7 @@ class RefinedOperator(LinearOperator):
         return RefinedOperator(self.base.T, self.shift)
 
     def _shifted(self, scalar: Scalar) -> LinearOperator:
-        return RefinedOperator(self, scalar) if self._has_shift else self._with_shift(scalar)
-
-    def _with_shift(self, shift: Scalar) -> RefinedOperator:
-        return RefinedOperator(self.base, shift)
+        return RefinedOperator(self if self._has_shift else self.base, scalar)
 
     def _damped(self, value: Scalar, refine: bool) -> LinearOperator:
         return self._shifted(value)
