@@ -151,6 +151,35 @@ def rows(report: Report) -> str:
     return "\n\n".join(parts)
 
 
+def hard_instances(report: Report) -> str:
+    """Errors in units of rounding by library, how often each keeps 16 of them, and costs."""
+    errors = [row for row in report["rows"] if "instance" in row]
+    libraries = [k for k in errors[0] if k not in ("instance", "condition") and " warns" not in k]
+    lines = [
+        "| instance | condition | " + " | ".join(libraries) + " |",
+        "|---" * (len(libraries) + 2) + "|",
+    ]
+    for row in errors:
+        cells = [units(row.get(name)) + " ⚠" * (f"{name} warns" in row) for name in libraries]
+        lines.append(f"| {row['instance']} | {row['condition']:.0e} | {' | '.join(cells)} |")
+    kept = [sum(_within(row.get(name), 16) for row in errors) for name in libraries]
+    lines.append(f"| **within 16 units** | of {len(errors)} | {' | '.join(map(str, kept))} |")
+    versions = ", ".join(f"{name} {v}" for name, v in report["versions"].items() if v)
+    costs = report | {"rows": [row for row in report["rows"] if "sizes" in row]}
+    return "\n\n".join([f"Versions: {versions}.", "\n".join(lines), rows(costs)])
+
+
+def _within(value: Any, most: float) -> bool:
+    return isinstance(value, float) and value <= most
+
+
+def units(value: Any) -> str:
+    """An error in units of rounding, or why there is none."""
+    if not isinstance(value, float):
+        return "–" if value is None or value.startswith("not ") else value
+    return f"{value:.1f}" if value < 1000 else f"{value:.0e}"
+
+
 def growth(report: Report) -> str:
     return f"![Seconds by n, theory dashed](_static/growth.png)\n\n{rows(report)}"
 
@@ -161,6 +190,7 @@ SECTIONS = {
     "solvers": rows,
     "inverses": rows,
     "growth": growth,
+    "hard instances": hard_instances,
     "curvature": rows,
 }
 
@@ -189,6 +219,8 @@ def cell(key: str, value: Any, row: Report) -> str:
     """A time, unless it is a ratio, a slope or a size."""
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
+    if key == "damping":
+        return f"{value:g}"
     plain = "ratio" in key or row.get("n") in ("slope", "theory")
     return f"{value:.2f}" if plain else time(value)
 

@@ -26,6 +26,7 @@ from kronops.columns import scaled_norm
 from kronops.extended import inverses
 from kronops.extended.determinants import slogdet
 from kronops.extended.expansions import Precision
+from kronops.extended.products import plus
 from kronops.indexing import Index
 from kronops.kronecker_terms import factor_shapes
 from kronops.operator import LinearOperator
@@ -107,14 +108,14 @@ def refine(op: LinearOperator, shift: Scalar) -> LinearOperator:
 def refined_inverse(op: LinearOperator, shift: Scalar, terms: int) -> inverses.Inverse:
     """The inverse of ``op + shift·I`` as a map of expansions of so many terms."""
     precision = Precision.of_device(op.backend, op.device, terms)
-    return inverses.inverse(op, inverses.plus(None, shift, op, precision), precision)
+    return inverses.inverse(op, plus(None, shift, op, precision), precision)
 
 
 def refined_determinant(
     op: LinearOperator, shift: Scalar, precision: Precision
 ) -> tuple[Array, Array]:
     """Sign and logarithm of the absolute determinant of ``op + shift·I``."""
-    return slogdet(op, inverses.plus(None, shift, op, precision), precision)
+    return slogdet(op, plus(None, shift, op, precision), precision)
 
 
 def adjoint(op: LinearOperator) -> LinearOperator:

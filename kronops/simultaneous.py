@@ -14,6 +14,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 
+from kronops import tree
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.checks import epsilon, is_complex
@@ -28,7 +29,8 @@ from kronops.operators.identity import IdentityOperator
 from kronops.operators.kronecker import KroneckerOperator
 from kronops.operators.kronecker_eigen import KroneckerEigenOperator
 from kronops.operators.kronecker_sum import KroneckerSumOperator
-from kronops.scaling import outer
+from kronops.scalars import Scalar, binary_exponent
+from kronops.scaling import dtype_exponent, outer, rescale, split
 
 __all__ = ["closed_form"]
 
@@ -46,10 +48,32 @@ def closed_form(op: LinearOperator) -> LinearOperator | None:
     terms = kronecker_terms(op, shapes)
     if terms is None:
         return None
-    terms = [KroneckerTerm(scale, tuple(map(_plain, factors))) for scale, factors in terms]
+    terms = [_balanced(scale, tuple(map(_plain, factors))) for scale, factors in terms]
     reference_of: References = functools.cache(_reference)  # both ways ask for the same ones
     layout = getattr(first, "layout", "in,out")
     return _diagonal(terms, layout, reference_of) or _of_two(terms, reference_of)
+
+
+def _balanced(scale: Scalar, factors: tuple[LinearOperator, ...]) -> KroneckerTerm:
+    """A term; powers of two of sizes far from one are moved from its factors to its scale.
+
+    Factors of one axis are set beside each other, and may be as far apart as 1e-150 and 1e150.
+    """
+    limit = dtype_exponent(factors[0]._like)
+    powers = [factor._exponent() for factor in factors]
+    total = sum(powers)
+    if max(map(abs, powers)) < limit // 4 or abs(total + binary_exponent(scale)) > limit // 2:
+        return KroneckerTerm(scale, factors)
+    pairs = zip(factors, powers, strict=True)
+    return KroneckerTerm(scale * 2.0**total, tuple(_times_power(f, -power) for f, power in pairs))
+
+
+def _times_power(factor: LinearOperator, power: int) -> LinearOperator:
+    if power == 0 or isinstance(factor, IdentityOperator):
+        return factor
+    parts = split(1.0, power, dtype_exponent(factor._like))
+    made: LinearOperator = tree.map_leaves(factor, lambda leaf: rescale(leaf, parts))
+    return made
 
 
 @dataclasses.dataclass(frozen=True)

@@ -273,3 +273,17 @@ def test_threads_share_a_factorisation():
     finally:
         sys.setswitchinterval(interval)
     assert len(errors) == 2400 and max(errors) < 1e-9
+
+
+@pytest.mark.parametrize("power", [500, 900])
+def test_sums_of_terms_whose_factors_are_of_opposite_sizes(power):
+    def symmetric(matrix):
+        return matrix @ matrix.T
+
+    parts = [symmetric(A), symmetric(B), symmetric(A + B), symmetric(A - B)]
+    big = 2.0**power
+    op = kron(big * parts[0], parts[1] / big) + kron(parts[2] / big, big * parts[3])
+    want = np.kron(parts[0], parts[1]) + np.kron(parts[2], parts[3])
+    x = rng.standard_normal(9)
+    np.testing.assert_allclose(op.solve(want @ x), x, rtol=1e-9)
+    assert op.slogdet().logabsdet == pytest.approx(np.linalg.slogdet(want)[1], rel=1e-11)

@@ -16,11 +16,10 @@ from kronops.extended.inverses import (
     exactly_hermitian,
     inverse,
     lifted_parts,
-    plus,
     term_and_shift,
 )
 from kronops.extended.matrices import LogOfProduct
-from kronops.extended.products import number
+from kronops.extended.products import number, plus
 from kronops.extended.spectra import spectrum
 from kronops.extended.writing import written
 from kronops.operator import LinearOperator

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 
-from kronops.backends import is_array
 from kronops.checks import is_complex
 from kronops.errors import LinAlgError
 from kronops.extended import matrices
@@ -21,7 +20,7 @@ from kronops.extended.maps import (
     ProductMap,
     SumMap,
 )
-from kronops.extended.products import number, product, shifted
+from kronops.extended.products import number, plus, product, shifted
 from kronops.extended.spectra import spectrum
 from kronops.extended.writing import written
 from kronops.factorisation import singular
@@ -51,7 +50,6 @@ __all__ = [
     "exactly_hermitian",
     "inverse",
     "lifted_parts",
-    "plus",
     "term_and_shift",
 ]
 
@@ -206,16 +204,6 @@ def _(op: KroneckerSumOperator, shift: Expansion | None, precision: Precision) -
 @inverse.register
 def _(op: KroneckerSchurOperator, shift: Expansion | None, precision: Precision) -> Inverse:
     return inverse(op.base, plus(shift, op.shift, op, precision), precision)
-
-
-def plus(
-    shift: Expansion | None, more: Scalar, op: LinearOperator, precision: Precision
-) -> Expansion | None:
-    """A shift and a scalar; None if both are nothing."""
-    if not is_array(more) and more == 0:
-        return shift
-    added = number(more, op, precision)
-    return added if shift is None else total([shift, added], precision.terms)
 
 
 @inverse.register

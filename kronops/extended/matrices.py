@@ -76,10 +76,11 @@ def inverse(matrix: Expansion, precision: Precision, what: str) -> tuple[Expansi
     magnitude = xp.abs(matrix.leading)
     rows = units(xp, magnitude, 1)
     columns = units(xp, magnitude * rows[:, None], 0)
-    scaled = matrix.map(lambda part: part * rows[:, None] * columns)
+    scaled = Expansion(tuple(part * rows[:, None] * columns for part in matrix.parts))
     found, error = _inverse_of_scaled(scaled, precision, what)
     spread = float(xp.max(columns)) / float(xp.min(columns))
-    return found.map(lambda part: part * columns[:, None] * rows).normalised(), error * spread
+    found = found.map(lambda part: part * columns[:, None] * rows).times_power(-matrix.exponent)
+    return found.normalised(), error * spread
 
 
 def _inverse_of_scaled(
@@ -141,7 +142,9 @@ def eigenvectors(matrix: Expansion, precision: Precision) -> tuple[Expansion, Ex
        clustered eigenvalues, Japan J. Indust. Appl. Math. 36, 2019.
        https://doi.org/10.1007/s13160-019-00348-4
     """
-    xp, of_matrix = matrix.xp, MatrixMap.of(matrix, precision)
+    matrix = matrix.normalised()
+    xp, exponent, matrix = matrix.xp, matrix.exponent, Expansion(matrix.parts)
+    of_matrix = MatrixMap.of(matrix, precision)
     apart, size = 1.0 - identity(matrix).leading, norm(matrix) or 1.0
     vectors = Expansion((matrix.backend.eigh(matrix.leading)[1],))
     best, least = (matrix, vectors), math.inf
@@ -157,7 +160,8 @@ def eigenvectors(matrix: Expansion, precision: Precision) -> tuple[Expansion, Ex
             break
         vectors = _turned(vectors, image, rest, precision)
     image, vectors = best
-    return image.map(lambda part: xp.real(xp.linalg.diagonal(part))), vectors, least
+    values = image.map(lambda part: xp.real(xp.linalg.diagonal(part)))
+    return values.times_power(exponent), vectors, least
 
 
 def _orthonormal(vectors: Expansion, precision: Precision) -> Expansion:
@@ -233,8 +237,7 @@ def logdet(matrix: Expansion, precision: Precision, what: str) -> LogOfProduct:
     """
     backend, xp, one = matrix.backend, matrix.xp, identity(matrix).leading
     current, diagonals = matrix.normalised(), []
-    exponent = current.exponent
-    current = Expansion(current.parts)
+    exponent, current = current.exponent, Expansion(current.parts)
     for _ in range(_ROUNDS):
         _, triangle = backend.qr(current.leading)
         diagonal = xp.linalg.diagonal(triangle)

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from kronops.backends import is_array
-from kronops.extended.expansions import Expansion, Precision
+from kronops.extended.expansions import Expansion, Precision, total
 from kronops.extended.maps import (
     BlockMap,
     DiagonalMap,
@@ -37,7 +37,7 @@ from kronops.operators.sum import SumOperator
 from kronops.operators.toeplitz import ToeplitzOperator
 from kronops.scalars import Scalar
 
-__all__ = ["number", "product", "shifted"]
+__all__ = ["number", "plus", "product", "shifted"]
 
 
 @functools.singledispatch
@@ -61,8 +61,21 @@ def number(scalar: Scalar, op: LinearOperator, precision: Precision) -> Expansio
 
 def shifted(op: LinearOperator, shift: Expansion | None, precision: Precision) -> LinearMap:
     """``x ↦ op x + shift x``."""
-    made = product(op, precision)
+    return _and(product(op, precision), shift, precision)
+
+
+def _and(made: LinearMap, shift: Expansion | None, precision: Precision) -> LinearMap:
     return made if shift is None else SumMap((made, DiagonalMap(shift, precision)), precision)
+
+
+def plus(
+    shift: Expansion | None, more: Scalar, op: LinearOperator, precision: Precision
+) -> Expansion | None:
+    """A shift and a scalar; None if both are nothing."""
+    if not is_array(more) and more == 0:
+        return shift
+    added = number(more, op, precision)
+    return added if shift is None else total([shift, added], precision.terms)
 
 
 @product.register
@@ -115,12 +128,12 @@ def _(op: KroneckerSumOperator, precision: Precision) -> LinearMap:
         factors: list[LinearMap] = [same] * len(sizes)
         factors[place] = product(factor, precision)
         terms.append(KroneckerMap(tuple(factors), tuple((n, n) for n in sizes)))
-    return SumMap((*terms, DiagonalMap(number(op.shift, op, precision), precision)), precision)
+    return _and(SumMap(tuple(terms), precision), plus(None, op.shift, op, precision), precision)
 
 
 @product.register
 def _(op: KroneckerSchurOperator, precision: Precision) -> LinearMap:
-    return shifted(op.base, number(op.shift, op, precision), precision)
+    return shifted(op.base, plus(None, op.shift, op, precision), precision)
 
 
 @product.register

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from kronops.extended.expansions import Expansion, Precision, multiply, total
 from kronops.extended.maps import EntriesMap, KroneckerMap, LinearMap, MatrixMap
 from kronops.extended.matrices import eigenvectors
-from kronops.extended.products import number
+from kronops.extended.products import number, plus
 from kronops.extended.writing import written
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
@@ -74,8 +74,10 @@ def _(op: KroneckerOperator, precision: Precision) -> Spectrum:
 @spectrum.register
 def _(op: KroneckerSumOperator, precision: Precision) -> Spectrum:
     made = _of_factors(op, precision, lambda a, b: total([a, b], precision.terms))
-    shifted = total([made.values, number(op.shift, op, precision)], precision.terms)
-    return dataclasses.replace(made, values=shifted)
+    shift = plus(None, op.shift, op, precision)
+    if shift is None:
+        return made
+    return dataclasses.replace(made, values=total([made.values, shift], precision.terms))
 
 
 def _of_factors(
