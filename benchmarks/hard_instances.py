@@ -251,7 +251,7 @@ def cola(instance: Instance) -> np.ndarray:
     parts = [Dense(torch.from_numpy(factor)) for factor in instance.factors]
     op = (KronSum if instance.summed else Kronecker)(*parts)
     if instance.damping:
-        op = Sum(op, ScalarMul(instance.damping, op.shape, dtype=op.dtype))
+        op = Sum(op, ScalarMul(instance.damping, op.shape, op.dtype, op.device))
     return (inv(op) @ torch.from_numpy(instance.right_hand_side)).numpy()
 
 

@@ -97,11 +97,12 @@ def invert(op: LinearOperator) -> LinearOperator:
 def refine(op: LinearOperator, shift: Scalar) -> LinearOperator:
     """``op + shift·I``, whose solves and determinant are refined; block by block."""
     if isinstance(op, BlockDiagonalOperator) and op._square_blocks:
-        return op._map(lambda block: block._damped(shift, True))
+        return op._map(lambda block: refine(block, shift))
     if isinstance(op, GroupedOperator):
         return op._with(refine(op.core, shift))
-    if isinstance(op, RefinedOperator):
-        return op._damped(shift, True)
+    accurate = isinstance(op, (DiagonalOperator, IdentityOperator, RefinedOperator))
+    if accurate and not is_array(shift) and shift == 0:
+        return op
     return RefinedOperator(op, shift)
 
 

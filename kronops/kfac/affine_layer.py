@@ -115,7 +115,7 @@ class AffineLayer(Estimator):
     def _damped(self, operator: Any, damping: float, method: str, pi: Pi) -> Any:
         if not self._kinds or method != "factored":
             return operator.damped(damping)
-        return operator.damped(damping / operator.scale, method, pi)
+        return operator.damped(damping / operator.scale, method, pi=pi)
 
     def damping_gap(self, damping: float, pi: Pi = "trace") -> float:  # noqa: D102
         operator = self._kept("exact")

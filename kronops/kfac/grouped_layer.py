@@ -80,7 +80,7 @@ class GroupedLayer(AffineLayer):
     def _damped(self, operator: Any, damping: float, method: str, pi: Pi) -> Any:
         if not (self._grouped and self._kinds) or method != "factored":
             return super()._damped(operator, damping, method, pi)
-        return operator.damped(damping / self._average.repeats, method, pi)
+        return operator.damped(damping / self._average.repeats, method, pi=pi)
 
     def _squares(self, batch: Batch, known: Eigenvalues) -> Array:
         if not self._grouped:

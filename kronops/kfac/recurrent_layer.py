@@ -108,7 +108,7 @@ class RecurrentLayer(Estimator):
         )
 
     def _damped(self, operator: Any, damping: float, method: str, pi: Pi) -> Any:
-        return operator.damped(damping, method, pi)
+        return operator.damped(damping, method, pi=pi)
 
     def _spectrum_of(self, operator: Any) -> Spectrum | None:
         """None: the bases of a series are not orthogonal."""

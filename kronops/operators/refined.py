@@ -145,11 +145,11 @@ class RefinedOperator(LinearOperator):
         return _ENOUGH * epsilon(self._like)
 
     def _solve(self, x: Array) -> Array:
+        if 0 in x.shape:
+            return self._matmat(x)
         xp, made = self.backend.xp, self._refined
         rolled = xp.moveaxis(x, (-2,), (0,))
         columns = xp.reshape(rolled, (x.shape[-2], math.prod(rolled.shape[1:])))
-        if 0 in columns.shape:
-            return self._matmat(x)
         solved = made.map(made.precision.of(columns))
         dtype = xp.result_type(self.dtype, x.dtype)
         return xp.moveaxis(xp.reshape(solved.rounded(dtype), rolled.shape), (0,), (-2,))
