@@ -6,10 +6,10 @@ import dataclasses
 import functools
 import math
 
-from kronops.checks import is_complex
 from kronops.errors import LinAlgError
 from kronops.extended import matrices
 from kronops.extended.expansions import Expansion, Precision, multiply, reciprocal, total
+from kronops.extended.iteration import CONVERGED, OrdinaryMap, RefinedMap, relative_size
 from kronops.extended.maps import (
     BlockMap,
     DiagonalMap,
@@ -52,9 +52,6 @@ __all__ = [
     "lifted_parts",
     "term_and_shift",
 ]
-
-_STEPS = 40  # of iterative refinement; each but the last halves the error at least
-_CONVERGED = 1e-8  # by then it has shown that it converges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -365,78 +362,17 @@ def lifted_parts(
 # -- iterative refinement --------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class OrdinaryMap:
-    """The product of an operator in its own precision."""
-
-    op: LinearOperator
-
-    def __call__(self, x: Expansion) -> Expansion:
-        x = x.normalised()
-        given = x.leading
-        like = (
-            self.op.dtype
-            if not is_complex(given)
-            else self.op.backend.xp.result_type(self.op.dtype, self.op.backend.xp.complex64)
-        )
-        xp = self.op.backend.xp
-        made = self.op._matmat(xp.astype(given, like))
-        return Expansion((xp.astype(made, xp.result_type(made, given)),), x.exponent).normalised()
-
-
-@dataclasses.dataclass(frozen=True)
-class RefinedMap:
-    """``x + M (b - A x)``, again and again, from ``x = M b``, until nothing changes.
-
-    The solution has more digits than the residual needs (Demmel et al., Error bounds from
-    extra-precise iterative refinement, ACM Trans. Math. Softw. 32, 2006).
-    """
-
-    product: LinearMap
-    rough: LinearMap
-    precision: Precision
-    steps: int = _STEPS
-
-    def __call__(self, x: Expansion) -> Expansion:
-        return self.run(x)[0]
-
-    def run(self, b: Expansion) -> tuple[Expansion, list[float]]:
-        """The solution, and the sizes of all corrections relative to it."""
-        x, sizes = self.rough(b), []
-        for _ in range(self.steps):
-            rest = total([b, -self.product(x)], self.precision.terms).normalised()
-            step = self.rough(rest)
-            size = _relative_size(step, x)
-            if size is not None:
-                sizes.append(size)
-                if len(sizes) > 1 and not size < sizes[-2] / 2:
-                    break
-            x = total([x, step], self.precision.terms)
-            if size is not None and size <= self.precision.rounding:
-                break
-        return x, sizes
-
-
-def _relative_size(step: Expansion, x: Expansion) -> float | None:
-    """The largest entry of each column over that of the solution; None where nobody sees it."""
-    xp = x.xp
-    large = xp.max(xp.abs(x.leading), axis=0)
-    ratio = xp.max(xp.abs(step.at(x.exponent).leading), axis=0)
-    ratio = ratio / xp.where(large == 0, xp.ones_like(large), large)
-    seen = x.backend.values(ratio)
-    return None if seen is None else float(xp.max(seen))
-
-
 def _refined(
     op: LinearOperator, shift: Expansion | None, rough: LinearMap, precision: Precision
 ) -> Inverse:
     """Tried on a vector; `LinAlgError` if the rough inverse has too few digits right."""
-    xp, made = op.backend.xp, RefinedMap(shifted(op, shift, precision), rough, precision)
+    xp, made = op.backend.xp, RefinedMap(shifted(op, shift, precision), rough, precision, 1)
     steps = xp.arange(1, op.shape[0] + 1, device=op.device)
-    trial = xp.cos(xp.astype(steps, precision.dtype))[:, None]
-    _, sizes = made.run(precision.of(trial))
+    trial = precision.of(xp.cos(xp.astype(steps, precision.dtype))[:, None])
+    x, sizes = made.run(trial)
+    rest = total([trial, -made.product(x)], precision.terms)
     error = min(sizes)
-    if not error < _CONVERGED:
+    if not max(error, relative_size(rest, trial) or 0.0) < CONVERGED:
         raise LinAlgError(singular(_label(op)))
-    made = dataclasses.replace(made, steps=len(sizes))
+    made = dataclasses.replace(made, blind_steps=len(sizes) + 1)
     return Inverse(made, error, max(1.0, error / precision.rounding), precision)
