@@ -202,6 +202,13 @@ class TestSolves:
             alone = op.solve(b[i, :, j], refine=True)
             np.testing.assert_allclose(together[i, :, j], alone, rtol=4 * EPS, atol=0)
 
+    def test_factors_whose_elimination_ends_in_zero(self):
+        """Also that of a matrix a few units of rounding away."""
+        first, second = [0.07320142414540086, -0.17819697218433944], [0.37286063493515853]
+        a = np.array([first, [*second, -0.9076686275966406]])
+        want, _ = eliminated(exact(a), [1.0, 2.0])
+        assert units_of_error(DenseOperator(a).solve(np.array([1.0, 2.0]), refine=True), want) < 2
+
     def test_complex(self):
         """``A + iB`` as a real matrix of twice the size."""
         a, c = drawn(4, 1e14, 6), drawn(4, 1e14, 7)

@@ -113,7 +113,8 @@ def _rough_inverse(matrix: Expansion, what: str) -> Expansion:
     steps = xp.astype(
         xp.arange(n * n, device=backend.device(rough)), backend.real_dtype(rough.dtype)
     )
-    for tilt in (0.0, 4 * float(xp.finfo(rough.dtype).eps)):
+    for units_of_tilt in (0, 4, 32, 256, 2048):  # one may be singular again
+        tilt = units_of_tilt * float(xp.finfo(rough.dtype).eps)
         tilted = rough * (1.0 + tilt * xp.reshape(xp.cos(steps), (n, n)))
         try:
             made = backend.lu_solve(backend.lu(tilted), one)
