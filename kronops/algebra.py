@@ -137,7 +137,7 @@ def integer_power(op: LinearOperator, p: int) -> LinearOperator:
     if abs(p) == 1:
         return base
     if isinstance(compose(base, base), ProductOperator):
-        return ProductOperator(_factors(base) * abs(p))
+        return ProductOperator.of_copies(base, abs(p))
     made = base
     for bit in bin(abs(p))[3:]:  # squares, as long as they have a closed form
         made = compose(made, made)

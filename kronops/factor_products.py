@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kronops import tree
 from kronops.backends.settings import current_settings
 from kronops.backends.standard import Array, Operand
+from kronops.caching import fact
 from kronops.explaining import Account
 from kronops.planning import Factor, Machine, Plan, Step, plan
 from kronops.scalars import Scalar, binary_exponent
@@ -60,7 +60,7 @@ class FactorProducts:
         self.surely_moderate = self.moderate and not self.hidden
         self._programs: dict[Any, Callable[[Array], Array]] = {}
 
-    @functools.cached_property
+    @fact
     def known(self) -> tuple[Factor, ...]:
         """What plans know of the factors."""
         with self._eager():

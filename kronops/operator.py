@@ -28,7 +28,7 @@ from kronops.errors import DensificationWarning, LinAlgError, warn
 from kronops.explaining import Account, default_account, explain
 from kronops.indexing import Index, as_indices
 from kronops.normals import Normals
-from kronops.scalars import Scalar, as_multiplier, as_nonnegative, as_scalar
+from kronops.scalars import Scalar, as_integer, as_multiplier, as_nonnegative, as_scalar
 from kronops.vectors import Shape, flatten, same_form, size_of
 
 __all__ = ["EighResult", "LinearOperator", "SVDResult", "SlogdetResult"]
@@ -592,9 +592,8 @@ class LinearOperator(ABC):
         self._require_square("slogdet")
         sign, logabsdet = self._slogdet()
         xp, real = self.backend.xp, self.backend.real_dtype(self.dtype)
-        return SlogdetResult(
-            xp.astype(sign, self.dtype, copy=False), xp.astype(logabsdet, real, copy=False)
-        )
+        # Copies, as both may be kept: some libraries' numbers can be written to.
+        return SlogdetResult(xp.astype(sign, self.dtype), xp.astype(logabsdet, real))
 
     def logdet(self) -> Array:
         """The logarithm of a determinant that is positive; ``-inf`` where it is zero.
@@ -664,7 +663,8 @@ class LinearOperator(ABC):
 
     def norm(self, ord: Any = "fro") -> Array:
         """A matrix norm: ``"fro"``, 1, 2, ``inf`` or ``"nuc"``, as `numpy.linalg.norm` has them."""
-        if not (isinstance(ord, (str, int, float)) and ord in ("fro", "nuc", 1, 2, float("inf"))):
+        known = isinstance(ord, (str, int, float)) and not isinstance(ord, bool)
+        if not (known and ord in ("fro", "nuc", 1, 2, float("inf"))):
             raise ValueError(f'ord = {ord!r}: "fro", "nuc", 1, 2 and inf would do')
         return self._norm(ord)
 
@@ -705,9 +705,9 @@ class LinearOperator(ABC):
         True
         """
         self._require_square("sample")
-        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-        if any(size < 0 for size in sizes):
-            raise ValueError(f"shape = {shape}: sizes ≥ 0 are needed")
+        given = shape if isinstance(shape, (tuple, list)) else (shape,)
+        sizes = tuple(as_integer(size, "a size of shape") for size in given)
+        scaling.require_writable(self.shape[0] * math.prod(sizes))
         normals = Normals(self.backend, key_or_rng, self.dtype, self.device, math.prod(sizes))
         draws = self._sample(normals) if self.shape[0] else normals.columns(0)
         if inverse:
@@ -718,7 +718,7 @@ class LinearOperator(ABC):
     def to_dense(self, limit: int | None = 10**8) -> Array:
         """The matrix. `ValueError` if it has more than ``limit`` entries; None lifts the limit."""
         entries = self.shape[0] * self.shape[1]
-        if limit is not None and entries > limit:
+        if limit is not None and entries > as_integer(limit, "limit"):
             raise ValueError(
                 f"the matrix has {self.shape[0]} x {self.shape[1]} = {entries} entries, more than "
                 f"limit = {limit}: raise it, or pass limit=None"
@@ -763,7 +763,7 @@ class LinearOperator(ABC):
             A1 (200 x 200) on (1, 200, 100)
             A2 (300 x 100) on (200, 100, 1)
         """
-        return explain(self, columns)
+        return explain(self, as_integer(columns, "columns", least=1))
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(self.explain())}</pre>"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import cmath
 import math
 import numbers
+import operator
 from typing import Any
 
 from kronops.backends import backend_of, is_array
@@ -16,6 +17,7 @@ from kronops.backends.standard import Array
 
 __all__ = [
     "Scalar",
+    "as_integer",
     "as_multiplier",
     "as_nonnegative",
     "as_scalar",
@@ -34,6 +36,10 @@ Scalar = Any  # float, complex, or an array without axes that is traced or diffe
 def as_scalar(value: Any, name: str) -> float | complex:
     """``value`` as a Python scalar, which never promotes an array."""
     if is_array(value) and getattr(value, "ndim", 1) == 0:
+        backend = backend_of(value)
+        value = backend.plain(value, name)
+        if backend.kind(value.dtype) == "bool":
+            raise TypeError(f"{name} is a bool: a real or complex number is needed")
         if _is_followed(value):
             raise TypeError(
                 f"{name} is traced or differentiated, and a plain number is needed here"
@@ -85,6 +91,21 @@ def as_nonnegative(value: Any, name: str, like: Array | None = None) -> Any:
     if seen < 0:
         raise ValueError(f"{name} = {scalar} is negative: a real number ≥ 0 is needed")
     return scalar
+
+
+def as_integer(value: Any, name: str, least: int = 0) -> int:
+    """``value`` as a Python integer ≥ ``least``."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} is a {type(value).__name__}: an integer ≥ {least} is needed"
+        ) from None
+    if number < least:
+        raise ValueError(f"{name} = {number}: an integer ≥ {least} is needed")
+    return number
 
 
 def is_real(scalar: Scalar) -> bool:

@@ -27,6 +27,7 @@ __all__ = [
     "outer",
     "product",
     "product_of_scalars",
+    "require_writable",
     "rescale",
     "smallest_exponent",
     "split",
@@ -197,6 +198,8 @@ def product(numbers: Sequence[Array], scale: Scalar = 1.0) -> Array:
 
 def _product(arrays: Sequence[Array], scale: Scalar, multiply: Callable[..., Array]) -> Array:
     xp = backend_of(*arrays).xp
+    if multiply is not operator.mul:
+        require_writable(math.prod(math.prod(array.shape) for array in arrays))
     limit = dtype_exponent(arrays[0])
     exponents = [exponent(array) for array in arrays]
     if comfortable([*exponents, math.frexp(abs(scale))[1]], limit):
@@ -211,6 +214,15 @@ def _product(arrays: Sequence[Array], scale: Scalar, multiply: Callable[..., Arr
         result = multiply(result, array)
         result = result if multiply is operator.mul else xp.reshape(result, shape)
     return rescale(result, split(scale, sum(exponents), limit))
+
+
+def require_writable(count: int) -> None:
+    """Refuse to write out more numbers than any memory holds, before any of it is taken."""
+    if count > 2**40:
+        raise ValueError(
+            f"{count} numbers are too many to be written out (an entry for each dimension, or for "
+            f"each pair): ask for what needs no list, such as op @ x, trace, norm, op[i, j]"
+        )
 
 
 def dtype_exponent(array: Array) -> int:

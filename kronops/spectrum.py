@@ -10,7 +10,7 @@ from kronops.backends.standard import Array
 from kronops.checks import epsilon, is_complex
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 from kronops.scalars import Scalar, is_real
-from kronops.scaling import rescale
+from kronops.scaling import require_writable, rescale
 
 __all__ = [
     "check_condition",
@@ -24,6 +24,7 @@ __all__ = [
     "require_positive",
     "sums",
     "truncated_reciprocal",
+    "warn_of",
 ]
 
 
@@ -143,10 +144,11 @@ def require_positive(eigenvalues: Array, what: str) -> Array:
     return eigenvalues
 
 
-def check_condition(eigenvalues: Array, computed: bool, what: str) -> None:
+def check_condition(eigenvalues: Array, computed: bool, what: str, refuse: bool = True) -> None:
     """Refuse a spectrum with a zero, warn of one whose ratio is near the unit of rounding.
 
-    Eigenvalues that were ``computed`` are zero when rounding of the largest covers them.
+    Eigenvalues that were ``computed`` are zero when rounding of the largest covers them. Without
+    ``refuse`` zeros pass, as they do in a determinant: it is zero.
     """
     backend = backend_of(eigenvalues)
     values = backend.values(eigenvalues)
@@ -155,10 +157,10 @@ def check_condition(eigenvalues: Array, computed: bool, what: str) -> None:
     magnitude = backend.xp.abs(values)
     smallest, largest = float(backend.xp.min(magnitude)), float(backend.xp.max(magnitude))
     eps = epsilon(values)
-    _judge(smallest, largest, eps / 4 if computed else 0.0, 10 * eps, what)
+    _judge(smallest, largest, eps / 4 if computed else 0.0, 10 * eps, what, refuse)
 
 
-def check_sums(spectra: Sequence[Array], shift: Scalar, what: str) -> None:
+def check_sums(spectra: Sequence[Array], shift: Scalar, what: str, refuse: bool = True) -> None:
     """The same of the sums of one eigenvalue of each spectrum and ``shift``.
 
     They are judged against the largest parts that they are sums of, whose rounding they have: by
@@ -177,7 +179,7 @@ def check_sums(spectra: Sequence[Array], shift: Scalar, what: str) -> None:
         smallest = max(low, -high)
     if smallest <= 0:
         smallest = float(xp.min(xp.abs(sums(seen, shift))))
-    _judge(smallest, largest, 4 * eps, 40 * eps, what)
+    _judge(smallest, largest, 4 * eps, 40 * eps, what, refuse)
 
 
 def check_estimate(condition: float, eps: float, what: str) -> None:
@@ -195,22 +197,27 @@ def sums(spectra: Sequence[Array], shift: Scalar = 0.0) -> Array:
     array([11.5, 12.5, 13.5, 21.5, 22.5, 23.5])
     """
     xp = backend_of(*spectra).xp
-    count = math.prod(values.shape[0] for values in spectra)
-    if count > 2**40:
-        raise ValueError(f"{count} numbers are too many to be written out, one for each dimension")
+    require_writable(math.prod(values.shape[0] for values in spectra))
     total = rescale(xp.ones_like(spectra[0][:1]), [shift])
     for values in spectra:
         total = xp.reshape(total[:, None] + values, (-1,))
     return total
 
 
-def _judge(smallest: float, largest: float, zero: float, small: float, what: str) -> None:
+def _judge(
+    smallest: float, largest: float, zero: float, small: float, what: str, refuse: bool = True
+) -> None:
     """By the smallest magnitude over the largest: an error where it is ``zero``, or a warning."""
-    if smallest == 0 or smallest <= zero * largest:
+    if refuse and (smallest == 0 or smallest <= zero * largest):
         raise LinAlgError(f"{what} is singular (a zero eigenvalue): add damping")
-    if smallest < small * largest:
-        warn(
-            f"{what} has condition number {largest / smallest:.1e}: "
-            f"few or no digits of the solution may be right",
-            LinAlgWarning,
-        )
+    if 0 < smallest < small * largest:
+        warn_of(largest / smallest, what)
+
+
+def warn_of(condition: float, what: str) -> None:
+    """Say that a condition number is near the reciprocal of the unit of rounding."""
+    warn(
+        f"{what} has condition number {condition:.1e}: "
+        f"few or no digits of what is computed from it may be right",
+        LinAlgWarning,
+    )

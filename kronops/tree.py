@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -137,7 +136,10 @@ class _Rest:
     def __hash__(self) -> int:
         return hash(self._key)
 
-    @functools.cached_property
+    @property
     def _key(self) -> tuple[tuple[str, ...], str]:
         """In words, that tell 2.0 from 2 + 0j and 0.0 from -0.0, as what is compiled must."""
-        return self.names, repr(self.fields)
+        kept: tuple[tuple[str, ...], str] | None = self.__dict__.get("_kept_key")
+        if kept is None:  # no lock, as that of `functools.cached_property`, meets a fork
+            kept = self.__dict__["_kept_key"] = self.names, repr(self.fields)
+        return kept

@@ -26,10 +26,12 @@ __all__ = [
     "in_layout",
     "same_form",
     "size_of",
+    "unflatten",
 ]
 
 Shape = Any  # tuple[int, ...] | list[Shape] | dict[str, Shape]
 Restore = Callable[[Array], Any]
+_MOST_AXES = 64  # of arrays of NumPy and of PyTorch
 LAYOUTS = ("in,out", "out,in", "in,channels")
 
 
@@ -81,6 +83,18 @@ def size_of(shape: Shape) -> int:
     if isinstance(shape, tuple):
         return math.prod(shape)
     return sum(size_of(part) for part in _parts(shape))
+
+
+def unflatten(flat: Array, shape: tuple[int, ...]) -> Array:
+    """``flat`` in this shape, or as it is if no array has so many axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> unflatten(np.ones(6), (2, 3)).shape, unflatten(np.ones(1), (1,) * 70).shape
+    ((2, 3), (1,))
+    """
+    return backend_of(flat).xp.reshape(flat, shape) if len(shape) <= _MOST_AXES else flat
 
 
 def flatten(v: Any, domain: Shape, range_: Shape, name: str = "v") -> tuple[Array, Restore]:

@@ -39,7 +39,7 @@ REFUSED = {
     "draws of a negative shape": (
         lambda: K.sample(np.random.default_rng(0), (-1,)),
         ValueError,
-        r"shape = \(-1,\): sizes ≥ 0",
+        "a size of shape = -1: an integer ≥ 0",
     ),
     # factors and matrices
     "no factors": (lambda: KroneckerOperator([]), ValueError, "factors is empty: one array or op"),
@@ -84,8 +84,8 @@ REFUSED = {
     ),
     "no axes": (lambda: DiagonalOperator(np.array(1.0)), ValueError, "diagonal has no axes"),
     "NaN on a diagonal": (lambda: DiagonalOperator(np.array([np.nan])), ValueError, "diagonal has"),
-    "n": (lambda: IdentityOperator(2.5, like=I2), TypeError, "n is a float: an integer is needed"),
-    "negative n": (lambda: IdentityOperator(-1, like=I2), ValueError, "n = -1 is negative"),
+    "n": (lambda: IdentityOperator(2.5, like=I2), TypeError, "n is a float: an integer ≥ 0"),
+    "negative n": (lambda: IdentityOperator(-1, like=I2), ValueError, "n = -1: an integer ≥ 0"),
     "like": (lambda: IdentityOperator(2, like=[1.0]), TypeError, "like is a list: an array is nee"),
     "not unitary": (
         lambda: KroneckerEigenOperator([2 * I2], np.ones(2)),

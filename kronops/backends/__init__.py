@@ -9,6 +9,7 @@ parties add theirs by `register_backend`, or through the entry-point group ``kro
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import threading
 from importlib.metadata import entry_points
@@ -42,6 +43,12 @@ _NAMESPACES = {"jax": "jax.numpy", "dask": "dask.array"}
 _BY_TYPE: dict[type, Backend] = {}
 _LOADED: dict[str, Backend] = {}
 _LOADING = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child never finds it held by a thread that it lacks
+    os.register_at_fork(
+        before=_LOADING.acquire,
+        after_in_parent=_LOADING.release,
+        after_in_child=_LOADING.release,
+    )
 # What arrays travel in: kinds of objects, and how they are taken apart and put together.
 _CONTAINERS: dict[type, tuple[Any, Any]] = {}
 

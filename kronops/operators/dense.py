@@ -272,7 +272,9 @@ class DenseOperator(LinearOperator):
         return self.with_matrix(made, "symmetric" if self.hermitian else None)
 
     def _logm(self) -> LinearOperator:
-        return self._spectral(spectrum.log(self._spectrum[0], self._label))
+        values = self._spectrum[0]
+        spectrum.check_condition(values, False, self._label)
+        return self._spectral(spectrum.log(values, self._label))
 
     def _spectral(self, values: Array) -> LinearOperator:
         """The matrix with its eigenvectors and other, real eigenvalues."""
@@ -300,7 +302,7 @@ class DenseOperator(LinearOperator):
     def _account(self, operation: str, columns: int) -> Account:
         m, n = self.shape
         if operation == "multiply":
-            return Account(self, "A x", m * (2 * n - 1) * columns, m * n + (m + n) * columns)
+            return Account(self, "A x", m * max(2 * n - 1, 0) * columns, m * n + (m + n) * columns)
         general = not self.hermitian and self.backend.values(self.matrix) is not None
         if general and operation == "eigh":
             return Account(self, "refused, for A is not Hermitian")

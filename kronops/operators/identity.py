@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from typing import Any
 
 from kronops.backends import backend_of
@@ -12,6 +11,7 @@ from kronops.backends.standard import Array
 from kronops.checks import as_inexact
 from kronops.explaining import Account
 from kronops.operator import LinearOperator
+from kronops.scalars import as_integer
 from kronops.vectors import Shape, size_of
 
 __all__ = ["IdentityOperator"]
@@ -42,12 +42,7 @@ class IdentityOperator(LinearOperator):
     domain_shape: Shape = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        try:
-            n = operator.index(self.n)
-        except TypeError:
-            raise TypeError(f"n is a {type(self.n).__name__}: an integer is needed") from None
-        if n < 0:
-            raise ValueError(f"n = {n} is negative: a size ≥ 0 is needed")
+        n = as_integer(self.n, "n")
         like = as_inexact(self.like, "like")
         backend = backend_of(like)
         nothing = backend.xp.zeros((0,), dtype=like.dtype, device=backend.device(like))

@@ -182,7 +182,9 @@ class KroneckerOperator(LinearOperator):
             return self.inverse().power(-p)
         scale, factors = (self.scale, self.factors) if p.is_integer() else self._positive_parts()
         if p.is_integer() and not self._products.surely_moderate:
-            return ProductOperator((self,) * int(p))  # powers of extreme factors leave the range
+            return ProductOperator.of_copies(
+                self, int(p)
+            )  # powers of extreme factors leave the range
         powers = [factor.power(p) for factor in factors]
         return self._with(powers, scalar_power(scale, p))
 
@@ -316,7 +318,9 @@ class KroneckerOperator(LinearOperator):
         return product([factor._spectral_norm() for factor in self.factors], abs(self.scale))
 
     def _truncated(self, rtol: float) -> LinearOperator:
-        made = self._truncated_by_factors(rtol) if all(self.shape) else None
+        if not all(self.shape):
+            return super()._truncated(rtol)
+        made = self._truncated_by_factors(rtol)
         if made is not None:
             return made
         tops = [self.backend.values(factor._spectral_norm()) for factor in self.factors]

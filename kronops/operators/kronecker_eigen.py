@@ -26,6 +26,7 @@ from kronops.operators.kronecker_schur import KroneckerSchurOperator
 from kronops.operators.scaled import identity_multiple
 from kronops.scalars import Scalar, conjugate, is_real, real_if_real
 from kronops.scaling import exponent, rescale
+from kronops.vectors import unflatten
 
 __all__ = ["KroneckerEigenOperator"]
 
@@ -131,15 +132,15 @@ class KroneckerEigenOperator(LinearOperator):
 
     @cached
     def eigenvalues(self) -> Array:
-        """``λ``, in the domain shape."""
+        """``λ``, in the domain shape (flat where no array has so many axes)."""
         if self.base is None:
-            return self.backend.xp.reshape(self.values, self.domain_shape)
+            return self._unflattened(self.values)
         values = self.base._eigenbasis()[0]
         one = self.backend.xp.ones((), dtype=values.dtype, device=self.device)
         shifted = values + rescale(one, [self.shift])
         if self.inverted:
             shifted = spectrum.reciprocal(shifted, self._label)
-        return self.backend.xp.reshape(shifted, self.domain_shape)
+        return self._unflattened(shifted)
 
     @cached
     def definition(self) -> LinearOperator | None:
@@ -227,6 +228,9 @@ class KroneckerEigenOperator(LinearOperator):
             return self.backend.conj(sign), -logabsdet
         if self._varies:
             return KroneckerSchurOperator(self._definition, self.shift)._slogdet()
+        computed = self.base is not None
+        if computed:
+            spectrum.check_condition(self._untracked._flat, computed, self._label, refuse=False)
         sign, logabsdet = DiagonalOperator(self._flat, check_finite=False)._slogdet()
         return self.backend.xp.astype(sign, self.dtype), logabsdet
 
@@ -347,6 +351,9 @@ class KroneckerEigenOperator(LinearOperator):
     @property
     def _flat(self) -> Array:
         return self.backend.xp.reshape(self.eigenvalues, (-1,))
+
+    def _unflattened(self, values: Array) -> Array:
+        return unflatten(self.backend.xp.reshape(values, (-1,)), self.domain_shape)
 
     @property
     def _label(self) -> str:

@@ -28,6 +28,7 @@ from kronops.operators.scaled import identity_multiple
 from kronops.operators.schur_basis import SchurBasisOperator, substitute_rows
 from kronops.scalars import Scalar, binary_exponent, conjugate, is_real, real_if_real
 from kronops.scaling import dtype_exponent, rescale
+from kronops.vectors import unflatten
 
 __all__ = ["KroneckerSumOperator"]
 
@@ -174,6 +175,7 @@ class KroneckerSumOperator(SchurBasisOperator):
     def _slogdet(self) -> tuple[Array, Array]:
         if not self.hermitian:
             return super()._slogdet()
+        self._untracked._check_regular(refuse=False)
         return DiagonalOperator(self._eigenvalues, check_finite=False)._slogdet()
 
     def _norm(self, ord: Any) -> Array:
@@ -233,7 +235,7 @@ class KroneckerSumOperator(SchurBasisOperator):
         pairs = [factor._eigenbasis() for factor in self.factors]
         spectra = [self.backend.xp.reshape(values, (-1,)) for values, _ in pairs]
         values = spectrum.sums(spectra, self.shift)
-        return self.backend.xp.reshape(values, self.domain_shape), self.kept_basis
+        return unflatten(values, self.domain_shape), self.kept_basis
 
     def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
         if not self.hermitian:
@@ -339,8 +341,8 @@ class KroneckerSumOperator(SchurBasisOperator):
         shifts = spectrum.sums([zero, *spectra], shift)
         return self.backend.xp.ones_like(shifts), shifts
 
-    def _check_regular(self) -> None:
-        spectrum.check_sums(self._spectra, self.shift, self._label)
+    def _check_regular(self, refuse: bool = True) -> None:
+        spectrum.check_sums(self._spectra, self.shift, self._label, refuse)
 
     def _substitute(self, triangles: list[Array], b: Array) -> Array:
         """By halving the largest triangle, so that what is between are products of matrices."""

@@ -13,6 +13,8 @@ from kronops.vectors import Shape
 
 __all__ = ["ProductOperator"]
 
+_MOST_COPIES = 10**6
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ProductOperator(LinearOperator):
@@ -39,6 +41,17 @@ class ProductOperator(LinearOperator):
                 shapes = " @ ".join(str(factor.shape) for factor in self.factors)
                 raise ValueError(f"operators of shapes {shapes}: inner sizes must agree")
         super().__post_init__()
+
+    @classmethod
+    def of_copies(cls, op: LinearOperator, count: int) -> ProductOperator:
+        """``op ** count``, which takes as many products."""
+        if count > _MOST_COPIES:
+            raise OverflowError(
+                f"p = {float(count):g}: a power of {type(op).__name__} is a product of as many "
+                f"copies, and there may be {_MOST_COPIES}"
+            )
+        parts = op.factors if isinstance(op, ProductOperator) else (op,)
+        return cls(parts * count)
 
     @property
     def shape(self) -> tuple[int, int]:

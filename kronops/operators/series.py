@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from typing import Any
 
 from kronops.backends import backend_of
@@ -17,7 +16,8 @@ from kronops.explaining import Account
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.diagonal import DiagonalOperator
-from kronops.scalars import Scalar, as_nonnegative
+from kronops.scalars import Scalar, as_integer, as_nonnegative
+from kronops.scaling import dtype_exponent
 from kronops.series_sums import stein_powers, stein_solve, weights
 from kronops.vectors import as_layout, in_layout
 
@@ -113,13 +113,13 @@ class SeriesOperator(LinearOperator):
         fields = {
             "input_moments": inputs,
             "output_moments": _as_moments(output_moments, "output_moments", check_finite),
-            "timesteps": _as_timesteps(timesteps),
+            "timesteps": _as_timesteps(timesteps, inputs[0]),
             "option": option,
             "factor_damping": (
                 as_nonnegative(d_in, "factor_damping[0]", inputs[0]),
                 as_nonnegative(d_out, "factor_damping[1]", inputs[0]),
             ),
-            "signed": bool(signed),
+            "signed": _as_flag(signed, "signed"),
             "layout": as_layout(layout),
         }
         for name, content in fields.items():
@@ -262,6 +262,17 @@ class SeriesOperator(LinearOperator):
                 "add damping"
             )
 
+    def _refuse_norms_above_one(self) -> None:
+        """Where the rounding of ``C0`` cannot explain them: then no limit is meant."""
+        gaps = self.backend.values(self._stationary.gaps)
+        if gaps is None or not self.shape[0]:
+            return
+        if float(self.backend.xp.min(gaps)) < -(epsilon(gaps) ** 0.5):
+            raise LinAlgError(
+                "the series block of option 2 is infinite: lag moments of norm above 1; add "
+                "damping, or use option 1"
+            )
+
     @cached
     def _safe_gaps(self) -> Array:
         """``1 − μ_A μ_Gᵀ``, refused where it is zero and the inverse infinite.
@@ -272,13 +283,14 @@ class SeriesOperator(LinearOperator):
         xp, s = self.backend.xp, self._stationary
         smallest = 4 * epsilon(s.gaps)
         closed = s.gaps < smallest
+        self._refuse_norms_above_one()
         infinite = self.backend.values(closed & (xp.abs(1 - s.alignments) > 0.5))
         if infinite is not None and bool(xp.any(infinite)):
             raise LinAlgError(
                 "the series block of option 2 is singular: lag moments of norm 1 whose "
                 "correlation is not +1; add damping"
             )
-        return xp.where(closed, xp.full_like(s.gaps, smallest), s.gaps)
+        return xp.where(closed, xp.maximum(-s.gaps, xp.full_like(s.gaps, smallest)), s.gaps)
 
     # -- what has a closed form ----------------------------------------------------------------
 
@@ -432,6 +444,12 @@ def _side(moments: Moments, damping: float, name: str) -> _Side:
                 f"norm {norm:.6g} and a time series' has at most 1: both must be divided by the "
                 f"same number of terms"
             )
+        if norm > 1 + eps**0.5:
+            warn(
+                f"{name}: C0^(-1/2) C1 C0^(-1/2) has norm {norm:.6g}, above 1 by the rounding of "
+                f"a C0 of condition number {condition:.1e}: few digits may be right",
+                LinAlgWarning,
+            )
     return _Side(basis, variances, lag)
 
 
@@ -450,15 +468,14 @@ def _as_moments(moments: Any, name: str, check_finite: bool) -> Moments:
     return c0, c1
 
 
-def _as_timesteps(timesteps: Any) -> int:
-    try:
-        if isinstance(timesteps, bool):
-            raise TypeError
-        count = operator.index(timesteps)
-    except TypeError:
-        raise TypeError(
-            f"timesteps is a {type(timesteps).__name__}: an integer ≥ 1 is needed"
-        ) from None
-    if count < 1:
-        raise ValueError(f"timesteps = {count}: an integer ≥ 1 is needed")
+def _as_flag(value: Any, name: str) -> bool:
+    if value not in (True, False):  # a text, such as "no", would count as true
+        raise TypeError(f"{name} = {value!r}: True or False is needed")
+    return bool(value)
+
+
+def _as_timesteps(timesteps: Any, like: Array) -> int:
+    count = as_integer(timesteps, "timesteps", least=1)
+    if count.bit_length() >= dtype_exponent(like):
+        raise OverflowError(f"timesteps has {count.bit_length()} bits, too large for {like.dtype}")
     return count
