@@ -16,10 +16,11 @@ from typing import Any
 
 from cases import DTYPES, SIDES
 
-__all__ = ["PAGE", "filled", "results"]
+__all__ = ["HOSTILE", "PAGE", "filled", "results"]
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
+HOSTILE = PAGE.with_name("hostile.md")
 PICTURES = PAGE.parent / "_static"
 
 Report = dict[str, Any]
@@ -43,9 +44,9 @@ def results() -> list[Report]:
     return [latest[key] for key in sorted(latest)]
 
 
-def filled(reports: Sequence[Report]) -> str:
-    """The page with what lies between its marks made anew."""
-    text = PAGE.read_text(encoding="utf-8")
+def filled(reports: Sequence[Report], page: Path = PAGE) -> str:
+    """A page with what lies between its marks made anew."""
+    text = page.read_text(encoding="utf-8")
     for name, write in SECTIONS.items():
         found = [report for report in reports if report["benchmark"] == name]
         made = "\n\n".join(map(write, found)) if found else "No results are committed yet."
@@ -184,7 +185,27 @@ def growth(report: Report) -> str:
     return f"![Seconds by n, theory dashed](_static/growth.png)\n\n{rows(report)}"
 
 
+def hostile(report: Report) -> str:
+    """How often each library said what, and what it said to each call."""
+    libraries, calls = report["libraries"], report["rows"]
+    words = ("ok", "clear", "vague", "wrong", "-")
+    lines = ["| library | " + " | ".join(words[:-1]) + " | not there |", "|---" * 6 + "|"]
+    for name in libraries:
+        found = [call[name][0] for call in calls]
+        counts = " | ".join(str(found.count(word)) for word in words)
+        lines.append(f"| {name} | {counts} |")
+    table = ["| call | " + " | ".join(libraries) + " |", "|---" * (1 + len(libraries)) + "|"]
+    marks = {"wrong": "**wrong**", "-": ""}
+    for call in calls:
+        cells = [marks.get(call[name][0], call[name][0]) for name in libraries]
+        table.append(f"| {call['call']} | " + " | ".join(cells) + " |")
+    found = ", ".join(f"{name} {v}" for name, v in report["versions"].items() if v)
+    head = f"{len(calls)} calls. {where(report)} Versions: {found}."
+    return "\n\n".join([head, "\n".join(lines), "\n".join(table)])
+
+
 SECTIONS = {
+    "hostile": hostile,
     "kronecker": kronecker,
     "gpu": kronecker,
     "solvers": rows,
@@ -245,7 +266,8 @@ def main() -> None:
             picture.ratios(report["cases"], PICTURES / picture_of(report))
         if report["benchmark"] == "growth":
             picture.growth(report["rows"], PICTURES / "growth.png")
-    PAGE.write_text(filled(reports), encoding="utf-8")
+    for page in (PAGE, HOSTILE):
+        page.write_text(filled(reports, page), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -614,7 +614,8 @@ class LinearOperator(ABC):
         if phase != 0 and abs(phase - 1) > 1e-2:
             shown = phase if phase.imag else phase.real
             raise LinAlgError(
-                f"logdet of a determinant with sign {shown:.3g}: use slogdet, which gives it"
+                f"the operator {self.shape} has a determinant with sign {shown:.3g}: use slogdet, "
+                f"which gives it, for logdet"
             )
         return logabsdet
 
