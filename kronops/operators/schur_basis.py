@@ -114,10 +114,10 @@ class SchurBasisOperator(LinearOperator):
 
     def _slogdet(self) -> tuple[Array, Array]:
         xp = self.backend.xp
-        self._untracked._check_regular(refuse=False)
         if any(factor._tracked for factor in self.schur_factors):
             sign, logabsdet = self._differentiable_slogdet()
         else:
+            self._check_regular(refuse=False)
             sign, logabsdet = DiagonalOperator(self._eigenvalues, check_finite=False)._slogdet()
         # Complex eigenvalues of a real matrix come in pairs: the sign is real up to rounding.
         if not self._complex:
