@@ -1,0 +1,75 @@
+"""What counts as symmetric, to the unit of rounding: found by mutating `kronops.checks`.
+
+    cosmic-ray init checks.toml checks.sqlite && cosmic-ray exec checks.toml checks.sqlite
+
+Mutants of these kinds are equivalent, and survive: ``<`` for ``==`` in the exact comparison of tiles
+(the comparison to rounding follows), ``is not`` for ``!=`` of small integers, and ``shape[1]`` for
+``shape[0]`` of what is square. In `kronops.series_sums`: ``<=`` for ``<`` where both branches agree
+(``x = 0``), or where the two sizes are never equal.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kronops import DenseOperator, LinAlgError, SeriesOperator
+from kronops.checks import hermitian_to_rounding, is_hermitian
+from kronops.scaling import exponent, largest, smallest_exponent
+
+rng = np.random.default_rng(0)
+
+
+def asymmetric(n, units, dtype=np.float64, place=(1, 0)):
+    """A symmetric matrix but for one entry, which is off by so many units of rounding."""
+    draws = rng.standard_normal((n, n))
+    matrix = (draws + draws.T).astype(dtype) / 4
+    np.fill_diagonal(matrix, 1.0)
+    i, j = place
+    matrix[i, j] = matrix[j, i] = 0.5  # the diagonal is what it is compared with
+    matrix[i, j] += dtype(units * np.finfo(dtype).eps)
+    return matrix
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n", [2, 3, 40, 150])
+def test_as_many_units_of_rounding_as_there_are_rows_and_ten_more(n, dtype):
+    for sign in (1, -1):
+        for place in ((1, 0), (0, 1), (n - 1, 0), (0, n - 1)):
+            passes, fails = (asymmetric(n, sign * (n + 10 + d), dtype, place) for d in (-1, 1))
+            assert is_hermitian(passes) and hermitian_to_rounding(passes)
+            assert not is_hermitian(fails) and not hermitian_to_rounding(fails)
+
+
+def test_what_is_as_large_with_another_sign_is_not_symmetric():
+    skew = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    assert not is_hermitian(skew) and not is_hermitian(1j * np.eye(2)) and is_hermitian(1j * skew)
+    assert not is_hermitian(np.array([[1.0, 1j], [1j, 1.0]]))
+
+
+def test_rectangles_are_not_symmetric():
+    assert not is_hermitian(np.ones((2, 3))) and not is_hermitian(np.ones((3, 2)))
+    assert not DenseOperator(np.ones((2, 3))).hermitian
+
+
+def test_nan_is_not_symmetric():
+    assert not is_hermitian(np.full((2, 2), np.nan)) and not is_hermitian(np.diag([np.inf, 1.0]))
+
+
+def test_sizes_of_nothing_are_zero():
+    for nothing in (np.zeros((0, 3)), np.zeros(0)):
+        assert exponent(nothing) == smallest_exponent(nothing) == 0 and largest(nothing) == 0.0
+    assert exponent(np.zeros(2)) == smallest_exponent(np.zeros(2)) == 0
+    assert smallest_exponent(np.array([0.0, -0.25, 8.0])) == -1 and exponent(np.array([-8.0])) == 4
+
+
+@pytest.mark.parametrize("correlation", [1.0, -1.0])
+def test_correlations_that_never_decay_are_seen_after_as_many_doublings_as_there_are_bits(
+    correlation,
+):
+    moments = np.eye(2), correlation * np.eye(2)
+    op = SeriesOperator(moments, (np.eye(1), np.eye(1)), 3, 2)
+    with pytest.raises(LinAlgError, match="the correlations do not decay"):
+        op @ np.ones(2)
+    faded = SeriesOperator(moments, (np.eye(1), (1 - 1e-6) * np.eye(1)), 3, 2)
+    np.testing.assert_allclose(faded @ faded.solve(np.ones(2)), 1, rtol=1e-6)
