@@ -2,10 +2,10 @@
 
     cosmic-ray init checks.toml checks.sqlite && cosmic-ray exec checks.toml checks.sqlite
 
-Mutants of these kinds are equivalent, and survive: ``<`` for ``==`` in the exact comparison of tiles
-(the comparison to rounding follows), ``is not`` for ``!=`` of small integers, and ``shape[1]`` for
-``shape[0]`` of what is square. In `kronops.series_sums`: ``<=`` for ``<`` where both branches agree
-(``x = 0``), or where the two sizes are never equal.
+Mutants of these kinds are equivalent, and survive: ``<`` for ``==`` in the exact comparison of
+tiles (the comparison to rounding follows), ``is not`` for ``!=`` of small integers, and
+``shape[1]`` for ``shape[0]`` of what is square. In `kronops.series_sums`: ``<=`` for ``<`` where
+both branches agree (``x = 0``), or where the two sizes are never equal.
 """
 
 from __future__ import annotations
