@@ -15,7 +15,15 @@ import pytest
 
 from kronops import DenseOperator, LinAlgError, SeriesOperator
 from kronops.checks import hermitian_to_rounding, is_hermitian
-from kronops.scaling import exponent, largest, smallest_exponent
+from kronops.scaling import (
+    exponent,
+    kronecker,
+    largest,
+    outer,
+    product,
+    product_of_scalars,
+    smallest_exponent,
+)
 
 rng = np.random.default_rng(0)
 
@@ -61,6 +69,23 @@ def test_sizes_of_nothing_are_zero():
         assert exponent(nothing) == smallest_exponent(nothing) == 0 and largest(nothing) == 0.0
     assert exponent(np.zeros(2)) == smallest_exponent(np.zeros(2)) == 0
     assert smallest_exponent(np.array([0.0, -0.25, 8.0])) == -1 and exponent(np.array([-8.0])) == 4
+
+
+def test_what_has_no_size_has_the_exponent_zero():
+    assert exponent(np.array([np.inf])) == exponent(np.array([np.nan])) == 0
+    assert product_of_scalars([0.0, 3.0]) == (0.0, 0) and product_of_scalars([]) == (1.0, 0)
+
+
+def test_products_whose_partial_products_leave_the_range():
+    v = np.array([1.0, 2.0])
+    parts, want = (
+        [1e300 * v, 1e300 * v, 1e-300 * v, 1e-300 * v],
+        np.kron(np.kron(v, v), np.kron(v, v)),
+    )
+    np.testing.assert_allclose(outer(parts), want, rtol=1e-13)
+    np.testing.assert_allclose(kronecker([part[:, None] for part in parts])[:, 0], want, rtol=1e-13)
+    np.testing.assert_allclose(product(parts), v**4, rtol=1e-13)
+    np.testing.assert_allclose(outer(parts[:2], 1e-300)[:2], 1e300 * v[[0, 1]], rtol=1e-13)
 
 
 @pytest.mark.parametrize("correlation", [1.0, -1.0])
