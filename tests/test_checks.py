@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kronops import DenseOperator, LinAlgError, SeriesOperator
-from kronops.checks import hermitian_to_rounding, is_hermitian
+from kronops.checks import as_inexact, as_vector, hermitian_to_rounding, is_complex, is_hermitian
 from kronops.scaling import (
     exponent,
     kronecker,
@@ -63,6 +63,23 @@ def test_rectangles_are_not_symmetric():
 def test_nan_is_not_symmetric():
     assert not is_hermitian(np.full((2, 2), np.nan))
     assert not is_hermitian(np.array([[1.0, np.inf], [1.0, np.inf]]))
+
+
+def test_kinds_of_dtypes_and_of_lists():
+    assert is_complex(np.ones(1, np.complex64)) and is_complex(1j * np.ones(1))
+    for real in (np.float32, np.float64, np.int64, np.bool_):
+        assert not is_complex(np.ones(1, real))
+    with pytest.raises(TypeError, match=r"x is a list: an array is needed, for example numpy"):
+        as_inexact([1.0, 2.0], "x")
+    with pytest.raises(TypeError, match=r"x is a tuple: an array is needed, give arrays .* one by"):
+        as_inexact((np.ones(2),), "x")
+
+
+def test_vectors_have_one_axis():
+    np.testing.assert_array_equal(as_vector(np.arange(3), "x"), [0.0, 1.0, 2.0])
+    for wrong in (np.ones((2, 2)), np.array(1.0)):
+        with pytest.raises(ValueError, match=r"x has shape \(.*\): one axis is needed"):
+            as_vector(wrong, "x")
 
 
 def test_sizes_of_nothing_are_zero():
