@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from torch import nn  # noqa: E402
 from torch.func import functional_call, grad, vmap  # noqa: E402
 from torch.nn import functional  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
 
 import kronops.kfac.torch as kfac  # noqa: E402
 
@@ -619,6 +620,43 @@ def test_unknown_parameters_are_listed(name):
         words.replace("table", "part.table").replace("out.w", "part.out.w") in reason
         for reason in curvature.unknown.values()
     )
+
+
+class Double(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return 2 * x
+
+
+COMPUTED_BIASES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "parametrized": (
+        lambda part: nn.utils.parametrize.register_parametrization(part, "bias", Double()),
+        "parametrizations.bias.original",
+    ),
+    "pruned": (lambda part: prune.l1_unstructured(part, "bias", 0.5), "bias_orig"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:parameters without a curvature block")
+@pytest.mark.parametrize("way", COMPUTED_BIASES)
+@pytest.mark.parametrize("index", [0, 1, 4])
+def test_a_bias_that_is_computed_is_not_that_of_the_module(index, way):
+    """The weight has a block of its own, and what the bias is computed from is unknown."""
+    model = nn.Sequential(
+        nn.Conv1d(1, 4, 2), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten(), nn.Linear(16, CLASSES)
+    ).double()
+    x = torch.randn(BATCH, 1, 5, dtype=torch.float64)
+    y = torch.arange(BATCH) % CLASSES
+    compute, original = COMPUTED_BIASES[way]
+    compute(model[index])
+    curvature = captured(model, x, y, structure="full", sharing="reduce")
+    assert list(curvature.unknown) == [f"{index}.{original}"]
+    assert "structure=None" not in curvature.unknown[f"{index}.{original}"]
+    weight = f"{index}.weight"
+    expected = second_moment(example_gradients(model, x, y), weight)
+    close(curvature.operator().blocks[weight].to_dense(), expected)
+    model[index].weight.requires_grad_(False)
+    unknown = kfac.capture(model).unknown
+    assert list(unknown) == [f"{index}.{original}"]
 
 
 class Shared(nn.Module):

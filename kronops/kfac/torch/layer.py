@@ -104,7 +104,9 @@ class Layer(ABC):
         names = {
             part: full_name(name, part) for part in ("weight", "bias") if _trains(module, part)
         }
-        return [cls(name, module, names, structure, sharing)] if structure is not None else []
+        if not names or structure is None:
+            return []
+        return [cls(name, module, names, structure, sharing)]
 
     @staticmethod
     def refusal(module: Any) -> str | None:
@@ -202,7 +204,8 @@ def full_name(module: str, part: str) -> str:
 
 
 def _trains(module: nn.Module, part: str) -> bool:
-    parameter = getattr(module, part, None)
+    """Whether that is a parameter, and not computed from others, as pruning and such do."""
+    parameter = module._parameters.get(part)
     return parameter is not None and parameter.requires_grad
 
 

@@ -121,9 +121,12 @@ def _tie(trained: Parameters, names: Names, together: Sequence[nn.Module]) -> st
 
 
 def _left_out(part: str) -> str:
-    if part.rpartition(".")[2] in ("bias_k", "bias_v"):
+    last = part.rpartition(".")[2]
+    if last in ("bias_k", "bias_v"):
         return "it is a key or value of attention, and no projection"
-    return "it is left out: structure=None"
+    if last.endswith(("weight", "bias")):
+        return "it is left out: structure=None"
+    return "it is no weight or bias itself: something may be computed from it"
 
 
 def _owned(modules: Mapping[str, nn.Module]) -> Owned:
