@@ -57,6 +57,9 @@ def test_kfac_of_a_pytorch_model():
     assert names["loss"] < 0.3
     assert names["posterior"].domain_shape.keys() == names["ekfac"].domain_shape.keys()
     assert names["curvature"].unknown == {"1.weight": "PReLU has no rule"}
+    whole, merged = names["whole"].operator(0.1), names["merged"].operator(0.1)
+    assert set(whole.domain_shape) == {(f"{i}.weight", f"{i}.bias") for i in (0, 2)}
+    torch.testing.assert_close(whole.logdet(), merged.logdet())
 
 
 def test_kfac_of_a_jax_function():

@@ -917,6 +917,29 @@ def test_rounding_is_not_refused(name):
 # -- errors ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("precision", ["high", "medium", None])
+def test_products_of_fewer_digits_are_not_refused(precision, monkeypatch):
+    """What a GPU does by that setting to the gradients of weights, a hook does here."""
+
+    def check(dtype: Any) -> None:
+        layer = nn.Linear(128, 32).to(dtype)
+        layer.weight.register_hook(lambda g: g * (1 + 1e-3))
+        with kfac.capture(layer):
+            layer(torch.ones(8, 128, dtype=dtype)).sum(dim=1).mean().backward()
+
+    def set_by_backend() -> str:
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    words = "gradient of 'weight' is not what the calls"
+    with pytest.raises(ValueError, match=words):
+        check(torch.float32)
+    answer = set_by_backend if precision is None else lambda: precision
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", answer)
+    check(torch.float32)
+    with pytest.raises(ValueError, match=words):
+        check(torch.float64)  # which that setting leaves alone
+
+
 def without_gradients() -> None:
     model, x, _ = problem("linear")
     with kfac.capture(model), torch.no_grad():

@@ -12,6 +12,9 @@ from kronops.kfac.torch.layer import Layer, along
 
 __all__ = ["check_gradients"]
 
+# Of TF32 and of bfloat16, to which PyTorch may round what it multiplies in single precision.
+EPS = {"highest": 2.0**-23, "high": 2.0**-10, "medium": 2.0**-7}
+
 
 def check_gradients(
     layer: Layer, batch: tuple[Tensor, Tensor] | None, seen: Mapping[str, Tensor], scale: float
@@ -83,5 +86,13 @@ def _precise(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _eps(batch: tuple[Tensor, Tensor]) -> float:
-    """Of the coarser precision."""
-    return max(torch.finfo(x.dtype).eps for x in batch if x.is_floating_point())
+    """Of the coarser precision, which products in single precision may not have been given."""
+    eps = max(torch.finfo(x.dtype).eps for x in batch if x.is_floating_point())
+    return eps if eps < torch.finfo(torch.float32).eps else max(eps, _eps_of_products())
+
+
+def _eps_of_products() -> float:
+    try:
+        return EPS[torch.get_float32_matmul_precision()]
+    except RuntimeError:  # set by the newer switches, one for each backend
+        return EPS["high"]

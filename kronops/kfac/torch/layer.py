@@ -47,7 +47,8 @@ class Examples:
             where = "first axis" if self.axis == 0 else f"first axis or axis {self.axis}"
             raise ValueError(
                 f"in a batch of {self.count} examples, {what}: the {where} must be that of the "
-                f"examples (batch_axis=1 is for models whose sequences come before their examples)"
+                f"examples (batch_axis=1 is for models whose sequences come before their examples; "
+                f"what all examples share, positions for instance, is to be expanded to each)"
             )
         return fits.pop()
 
