@@ -85,12 +85,14 @@ class SchurBasisOperator(LinearOperator):
         triangles = [form for form, _ in (factor._schur_form for factor in self.schur_factors)]
         if any(self.backend.values(triangle) is None for triangle in triangles):
             return math.inf  # nobody knows
-        draws = Normals(
-            self.backend, np.random.default_rng(0), triangles[0].dtype, self.device, count=2
-        ).columns(self.shape[0])
-        solved = self._substitute(triangles, draws)
-        grown = [scaled_norm(self.backend.xp, solved[:, k]) for k in range(2)]
-        condition = norm_estimate(self) * max(map(float, grown))
+        rng, dtype = np.random.default_rng(0), triangles[0].dtype
+        grown = 0.0
+        for _ in range(2):  # one after the other, for the memory
+            draw = Normals(self.backend, rng, dtype, self.device, count=1).columns(self.shape[0])
+            solved = self._substitute(triangles, draw)
+            grown = max(grown, float(scaled_norm(self.backend.xp, solved[:, 0])))
+            del draw, solved
+        condition = norm_estimate(self) * grown
         if condition > 0.1 / epsilon(self._like):
             spectrum.warn_of(condition, self._label)
         return condition

@@ -1250,3 +1250,39 @@ def test_a_context_needs_the_model_and_no_fit():
     curvature = kfac.capture(model)
     with pytest.raises(ValueError, match="would record twice"), curvature:
         curvature.fit([(x, None)], "categorical", "exact")
+
+
+class Positions(nn.Module):
+    """Adds what all examples share: one row for each place, not for each example."""
+
+    def __init__(self, places: int, kind: str) -> None:
+        super().__init__()
+        self.words = nn.Embedding(9, 4)
+        self.places = nn.Embedding(places, 4) if kind == "embedding" else nn.Linear(3, 4)
+        rows = torch.arange(places) if kind == "embedding" else torch.randn(places, 3)
+        self.register_buffer("rows", rows)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, ids):
+        return self.head(torch.tanh(self.words(ids) + self.places(self.rows)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "examples", "places"),
+    [("embedding", 4, 4), ("linear", 4, 4), ("linear", 4, 8)],
+)
+def test_rows_that_all_examples_share_are_no_examples(kind, examples, places):
+    """As many as there are examples, or a multiple: the shapes alone do not tell."""
+    ids = torch.arange(examples * places).reshape(examples, places) % 9
+    curvature = kfac.capture(Positions(places, kind))
+    with pytest.raises(ValueError, match=r"have gradients at [48] places of 'places'"):
+        curvature.fit([(ids, None)], "categorical", "exact")
+
+
+def test_examples_that_depend_on_each_other_are_refused_unless_that_is_wanted():
+    norm = nn.BatchNorm1d(6, track_running_stats=False)
+    model = nn.Sequential(nn.Linear(5, 6), norm, nn.Linear(6, 3))
+    loader = [(torch.randn(4, 5), None)]
+    with pytest.raises(ValueError, match="normalisation over the batch makes examples depend"):
+        kfac.capture(model).fit(loader, "categorical", "exact")
+    assert kfac.capture(model, check=False).fit(loader, "categorical", "exact").operator(0.1)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from kronops.kfac.torch.layer import Layer, along
+from kronops.kfac.torch.layer import Examples, Layer, along
 
-__all__ = ["check_gradients"]
+__all__ = ["check_gradients", "check_independence"]
 
 # Of TF32 and of bfloat16, to which PyTorch may round what it multiplies in single precision.
 EPS = {"highest": 2.0**-23, "high": 2.0**-10, "medium": 2.0**-7}
@@ -45,6 +45,31 @@ def check_gradients(
             f"forward pass, in a penalty of the loss for instance, or does a hook change what the "
             f"module gives? Without that it is captured; structure={{{layer.name!r}: None}} leaves "
             f"it out, and check=False takes what the calls give for all there is"
+        )
+
+
+def check_independence(layer: Layer, gradients: Sequence[Tensor], examples: Examples) -> None:
+    """Refuse a layer at more of whose places one example has gradients than are its own.
+
+    What is taken for examples are then something else, as many as these (positions in a sequence,
+    say), or the examples depend on each other.
+
+    Parameters
+    ----------
+    layer : Layer
+    gradients : sequence of Tensor
+        By what its calls gave, of the outputs for one example.
+    examples : Examples
+    """
+    made = layer.output_gradients(gradients, examples)
+    touched = int(made.flatten(2).any(dim=2).sum())
+    if touched > made.shape[1]:
+        raise ValueError(
+            f"the outputs for one example have gradients at {touched} places of "
+            f"{layer.name or 'the model'!r}, which has {made.shape[1]} for each of "
+            f"{examples.count} examples. What all examples share, positions for instance, is to be "
+            f"expanded to each; normalisation over the batch makes examples depend on each other, "
+            f"and check=False takes what the batch gives as it is"
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from kronops.kfac.torch.attention import Projection, watch_attention
-from kronops.kfac.torch.checking import check_gradients
+from kronops.kfac.torch.checking import check_gradients, check_independence
 from kronops.kfac.torch.layer import Examples, Layer, Statistics
 
 __all__ = ["DrawRecorder", "HookRecorder", "Recorder", "Recording"]
@@ -151,15 +151,16 @@ class Recording:
     def _inputs(self, layer: Layer, calls: Sequence[Call]) -> Tensor:
         if layer.name not in self.inputs:
             kept = [call.inputs for call in calls]
-            self.inputs[layer.name] = layer.inputs(kept, self._examples)
+            self.inputs[layer.name] = layer.inputs(kept, self.known_examples)
         return self.inputs[layer.name]
 
     def _gradients(self, layer: Layer, draw: Sequence[Tensor], scale: float) -> Tensor:
-        g = layer.output_gradients(draw, self._examples)
+        g = layer.output_gradients(draw, self.known_examples)
         return g if scale == 1.0 else scale * g
 
     @property
-    def _examples(self) -> Examples:
+    def known_examples(self) -> Examples:
+        """How many there are, and on which axis."""
         assert self.examples is not None
         return Examples(self.examples, self.axis)
 
@@ -322,6 +323,8 @@ class DrawRecorder(Recorder):
         recording = self.recording
         calls = list(recording.all_calls)
         checked = {} if recording.seen else self._checked
+        if checked:
+            self._check_independence(outputs)
         parameters = self.others | checked
         sources = [*(call.edge for call in calls), *parameters.values()]
         if not sources:
@@ -337,6 +340,20 @@ class DrawRecorder(Recorder):
                 recording.seen[name] = gradient
             elif gradient is not None:
                 recording.receive(recording.gradients.setdefault(name, []), gradient)
+
+    def _check_independence(self, outputs: Tensor) -> None:
+        """Carry back any gradient by one example's outputs, to see where it goes."""
+        one = torch.zeros_like(outputs)
+        one[0] = torch.cos(torch.arange(one[0].numel()).to(one)).reshape(one[0].shape)
+        recording = self.recording
+        edges = [call.edge for call in recording.all_calls]
+        found = torch.autograd.grad(outputs, edges, one, retain_graph=True, allow_unused=True)
+        given = dict(zip(recording.all_calls, found, strict=True))
+        for layer in self.layers:
+            calls = recording.calls.get(layer.name, [])
+            gradients = [given[call] for call in calls if given[call] is not None]
+            if gradients:
+                check_independence(layer, gradients, recording.known_examples)
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
