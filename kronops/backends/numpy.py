@@ -120,17 +120,16 @@ class NumpyBackend(Backend):
         return self._cholesky(matrix, self._lapack_dtype(matrix))
 
     def scaled_cholesky(self, matrix: Array, scale: Array) -> Array:
-        """Tile by tile into memory that ``potrf`` overwrites."""
+        """Of the upper triangle, row by row into memory that ``potrf`` takes as a lower one."""
         dtype = self._lapack_dtype(matrix)
-        part = np.zeros(matrix.shape, dtype, order="F")
+        scale = scale.astype(dtype, copy=False)
+        upper = np.zeros(matrix.shape, dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # of what is not definite
-            for rows, columns in self.tiles(len(matrix)):
-                half = 0.5 * scale[rows, None].astype(dtype, copy=False)
-                tile = self.adjoint(matrix[columns, rows]) * half
-                tile += matrix[rows, columns] * half
+            for columns, rows in self.tiles(len(matrix)):
+                tile = np.multiply(matrix[rows, columns], scale[rows, None], dtype=dtype)
                 tile *= scale[columns]
-                part[rows, columns] = np.tril(tile) if rows == columns else tile
-        return self._cholesky(part, dtype, own=True)
+                upper[rows, columns] = np.triu(tile) if rows == columns else tile
+        return self._cholesky(self.adjoint(upper), dtype, own=True)
 
     def _cholesky(self, matrix: Array, dtype: Any, own: bool = False) -> Array:
         """Of a matrix that is ``own``, in place: its strict upper triangle is zero already."""
@@ -171,14 +170,16 @@ class NumpyBackend(Backend):
             return lower
         (potri,) = get_lapack_funcs(("potri",), dtype=self._lapack_dtype(lower))
         triangle, _ = potri(lower, lower=True)
-        made = triangle.T  # in C order, where what is read lies in the upper triangle
-        for rows, columns in self.tiles(len(made)):
-            tile = triangle[rows, columns] * scale[rows, None]
+        made = self.adjoint(triangle)  # in C order, where what is read lies in the upper triangle
+        for columns, rows in self.tiles(len(made)):
+            tile = made[rows, columns]
+            tile *= scale[rows, None]
             tile *= scale[columns]
             if rows == columns:
-                tile = np.tril(tile) + self.adjoint(np.tril(tile, -1))
-            made[rows, columns] = tile
-            made[columns, rows] = self.adjoint(tile)
+                tile = np.triu(tile)
+                made[rows, columns] = tile + self.adjoint(np.triu(tile, 1))
+            else:
+                made[columns, rows] = self.adjoint(tile)
         return made
 
     def lu(self, matrix: Array) -> Any:

@@ -272,7 +272,7 @@ class Backend:
         return factor
 
     def scaled_cholesky(self, matrix: Array, scale: Array) -> Array:
-        """`cholesky` of ``diag(scale) (M + Mᴴ)/2 diag(scale)``."""
+        """`cholesky` of ``diag(scale) M diag(scale)``, for ``M`` that is Hermitian to rounding."""
         part = 0.5 * matrix + 0.5 * self.adjoint(matrix)
         return self.cholesky(part * scale[:, None] * scale)
 
