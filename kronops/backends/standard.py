@@ -438,6 +438,10 @@ class Backend:
         """The conjugate transpose of the last two axes."""
         return self.conj(self.xp.matrix_transpose(matrix))
 
+    def adjoint_tile(self, tile: Array) -> Array:
+        """The adjoint of one of the `tiles` of a matrix, for who reads it once."""
+        return self.adjoint(tile)
+
     def conj(self, array: Array) -> Array:
         """The complex conjugate; of what is real the array itself, which the standard refuses."""
         return self.xp.conj(array) if self.kind(array.dtype) == "complex floating" else array
