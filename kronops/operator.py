@@ -137,6 +137,7 @@ class LinearOperator(ABC):
     _algebra: ClassVar[Algebra]
     __array_ufunc__: ClassVar[None] = None  # NumPy leaves ``array @ op`` and ``scalar * op`` to us
     __iter__: ClassVar[None] = None  # as Python would make one from ``op[0]``, ``op[1]``, …
+    _internal: ClassVar[tuple[str, ...]] = ()  # what other operators use, and users need not see
 
     # -- the contract --------------------------------------------------------------------------
 
@@ -1120,6 +1121,11 @@ class LinearOperator(ABC):
             return
         if is_array(other) and other.ndim:
             raise TypeError(f"op {sign} array: wrap the array, op {sign} DenseOperator(array)")
+        if hasattr(other, "shape"):
+            raise TypeError(
+                f"op {sign} {type(other).__name__}: of another library's operator "
+                f"op {sign} kronops.aslinearoperator(…) would do"
+            )
         raise TypeError(
             f"op {sign} {type(other).__name__}: use op.damped(value), or "
             f"op {sign} value * IdentityOperator(n, like=array)"
@@ -1137,6 +1143,12 @@ class LinearOperator(ABC):
             more = [f"… {len(inner) - 4} more"] if len(inner) > 4 else []
             parts.append(f"children=[{', '.join(names + more)}]")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+    def __dir__(self) -> list[str]:
+        """What users need: neither hooks nor what operators ask of each other."""
+        internal = {name for kind in type(self).__mro__ for name in vars(kind).get("_internal", ())}
+        hidden = internal | {name for name in super().__dir__() if name[0] == "_" != name[1:2]}
+        return [name for name in super().__dir__() if name not in hidden]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Arrays in memory of their own, which are differentiated as the originals are."""

@@ -59,6 +59,7 @@ class BlockDiagonalOperator(LinearOperator):
 
     operators: tuple[LinearOperator, ...]
     names: tuple[Name, ...] | None
+    _internal = ("names", "operators")
 
     def __init__(
         self, blocks: Iterable[Any] | Mapping[str, Any], *, check_finite: bool = True
