@@ -40,8 +40,10 @@ lint: $(VENV)/lint.stamp ## Style, the order of imports, likely bugs.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/types.stamp ## The type annotations of kronops, checked strictly.
+types: $(VENV)/types.stamp ## The type annotations, and a sample of their use, checked strictly.
 	$(BIN)/mypy
+	$(BIN)/mypy tests/test_typed.py
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/docs.stamp ## The documentation, into docs/_build/html; a warning is an error.
 	rm -rf docs/generated docs/_build

@@ -10,7 +10,7 @@ import os
 import sys
 import weakref
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, overload
 
 from kronops import columns, scaling, spectrum, tree
 from kronops.backends import (
@@ -29,7 +29,7 @@ from kronops.explaining import Account, default_account, explain
 from kronops.indexing import Index, as_indices
 from kronops.normals import Normals
 from kronops.scalars import Scalar, as_integer, as_multiplier, as_nonnegative, as_scalar
-from kronops.vectors import Shape, flatten, same_form, size_of
+from kronops.vectors import Shape, Vector, flatten, same_form, size_of
 
 __all__ = ["EighResult", "LinearOperator", "SVDResult", "SlogdetResult"]
 
@@ -137,6 +137,7 @@ class LinearOperator(ABC):
     _algebra: ClassVar[Algebra]
     __array_ufunc__: ClassVar[None] = None  # NumPy leaves ``array @ op`` and ``scalar * op`` to us
     __iter__: ClassVar[None] = None  # as Python would make one from ``op[0]``, ``op[1]``, …
+    _internal: ClassVar[tuple[str, ...]] = ()  # what other operators use, and users need not see
 
     # -- the contract --------------------------------------------------------------------------
 
@@ -233,13 +234,17 @@ class LinearOperator(ABC):
             "an operator is no array: op.to_dense() gives its matrix, op @ x its product"
         )
 
+    @overload
+    def __matmul__(self, other: LinearOperator) -> LinearOperator: ...
+    @overload
+    def __matmul__(self, other: Array) -> Array: ...
     def __matmul__(self, other: Any) -> Any:
         """``op @ x`` for an array ``(n,)`` or ``(..., n, k)``; ``op @ op`` composes."""
         if isinstance(other, LinearOperator):
             return self._algebra.compose(self, other)
         return self._apply(other)
 
-    def __rmatmul__(self, other: Any) -> Any:
+    def __rmatmul__(self, other: Array) -> Array:
         """``x @ op`` for an array ``(m,)`` or ``(..., k, m)``."""
         return self.T._apply(other) if getattr(other, "ndim", 0) < 2 else self.T._apply_rows(other)
 
@@ -276,7 +281,7 @@ class LinearOperator(ABC):
         """``opᴴ X`` for ``X`` of shape ``(..., m, k)``."""
         return self.H._apply(x)
 
-    def multiply(self, v: Any) -> Any:
+    def multiply(self, v: Vector) -> Vector:
         """``op`` times the structured vector ``v``, in the structure of ``v``.
 
         Parameters
@@ -295,16 +300,17 @@ class LinearOperator(ABC):
         array([[2., 2.],
                [2., 2.]])
         """
-        if is_array(v) and tuple(v.shape) == self.shape[1:]:  # flat, and so is the result
-            return self._apply(v)
-        flat, restore = flatten(v, self.domain_shape, self.range_shape)
+        given: Any = v
+        if is_array(given) and tuple(given.shape) == self.shape[1:]:  # flat, and so is the result
+            return self._apply(given)
+        flat, restore = flatten(given, self.domain_shape, self.range_shape)
         return restore(self._apply(flat))
 
-    def multiply_inverse(self, v: Any) -> Any:
+    def multiply_inverse(self, v: Vector) -> Vector:
         """``op⁻¹`` times the structured vector ``v``; factorisations are kept for the next call."""
         return self.inverse().multiply(v)
 
-    def multiply_power(self, v: Any, p: float) -> Any:
+    def multiply_power(self, v: Vector, p: float) -> Vector:
         """``op.power(p)`` times the structured vector ``v``."""
         return self.power(p).multiply(v)
 
@@ -472,7 +478,7 @@ class LinearOperator(ABC):
         method: str = "exact",
         refine: bool = False,
         pi: str | float = "trace",
-    ) -> Any:
+    ) -> LinearOperator:
         """``op + value·I`` (``method="exact"``), or its Kronecker-factored approximation.
 
         Parameters
@@ -535,6 +541,12 @@ class LinearOperator(ABC):
         """
         return self._algebra.mask(self, mask)
 
+    @overload
+    def __getitem__(self, key: int | tuple[int, int | slice] | tuple[slice, int]) -> Array: ...
+    @overload
+    def __getitem__(self, key: slice | tuple[slice, slice]) -> LinearOperator: ...
+    @overload
+    def __getitem__(self, key: Any) -> Any: ...
     def __getitem__(self, key: Any) -> Any:
         """Entries, rows and columns: arrays for integers, operators for anything else.
 
@@ -771,7 +783,7 @@ class LinearOperator(ABC):
 
     # -- explicit moves ------------------------------------------------------------------------
 
-    def astype(self, dtype: Any) -> Any:
+    def astype(self, dtype: Any) -> Self:
         """The operator with its arrays in another floating dtype."""
         dtype = getattr(self.backend.xp, dtype, None) if isinstance(dtype, str) else dtype
         if dtype is None or not self.backend.kind(dtype).endswith("floating"):
@@ -800,11 +812,11 @@ class LinearOperator(ABC):
 
         return tree.map_leaves(self, cast)
 
-    def to_device(self, device: Any) -> Any:
+    def to_device(self, device: Any) -> Self:
         """The operator with its arrays on another device."""
         return tree.map_leaves(self, lambda leaf: self.backend.to_device(leaf, device))
 
-    def to_backend(self, name: str) -> Any:
+    def to_backend(self, name: str) -> Self:
         """The operator with its arrays in another library, by name (``"numpy"``)."""
         target = backend_named(name)
         return tree.map_leaves(self, lambda leaf: target.from_numpy(self.backend.to_numpy(leaf)))
@@ -1120,6 +1132,11 @@ class LinearOperator(ABC):
             return
         if is_array(other) and other.ndim:
             raise TypeError(f"op {sign} array: wrap the array, op {sign} DenseOperator(array)")
+        if hasattr(other, "shape"):
+            raise TypeError(
+                f"op {sign} {type(other).__name__}: of another library's operator "
+                f"op {sign} kronops.aslinearoperator(…) would do"
+            )
         raise TypeError(
             f"op {sign} {type(other).__name__}: use op.damped(value), or "
             f"op {sign} value * IdentityOperator(n, like=array)"
@@ -1137,6 +1154,12 @@ class LinearOperator(ABC):
             more = [f"… {len(inner) - 4} more"] if len(inner) > 4 else []
             parts.append(f"children=[{', '.join(names + more)}]")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+    def __dir__(self) -> list[str]:
+        """What users need: neither hooks nor what operators ask of each other."""
+        internal = {name for kind in type(self).__mro__ for name in vars(kind).get("_internal", ())}
+        hidden = internal | {name for name in super().__dir__() if name[0] == "_" != name[1:2]}
+        return [name for name in super().__dir__() if name not in hidden]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Arrays in memory of their own, which are differentiated as the originals are."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
@@ -20,6 +20,7 @@ __all__ = [
     "InChannels",
     "OutIn",
     "Shape",
+    "Vector",
     "as_layout",
     "flatten",
     "flatten_each",
@@ -29,6 +30,7 @@ __all__ = [
     "unflatten",
 ]
 
+Vector = TypeVar("Vector")  # in one of the forms of the user, which a result then has too
 Shape = Any  # tuple[int, ...] | list[Shape] | dict[str, Shape]
 Restore = Callable[[Array], Any]
 _MOST_AXES = 64  # of arrays of NumPy and of PyTorch

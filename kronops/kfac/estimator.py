@@ -16,6 +16,7 @@ from kronops.kfac.diagnostics import BlockDiagnostics, Spectrum, diagnose, spect
 from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.moving_average import Arrays, MovingAverage
 from kronops.kfac.states import brought, check_attributes, check_symmetric
+from kronops.operator import LinearOperator
 from kronops.scalars import as_nonnegative, as_scalar
 
 __all__ = ["Estimator"]
@@ -166,7 +167,9 @@ class Estimator(ABC):
         """The averages, as new arrays; `ValueError` before any update."""
         return self._read(self._average.value(self.debias))
 
-    def operator(self, damping: float = 0.0, method: str = "factored", pi: Pi = "trace") -> Any:
+    def operator(
+        self, damping: float = 0.0, method: str = "factored", pi: Pi = "trace"
+    ) -> LinearOperator:
         """The curvature block, an operator of `kronops`.
 
         The eigendecompositions of ``"exact"`` and ``"ekfac"`` serve all values of the damping, and

@@ -18,7 +18,7 @@ from kronops.operators.inverse import InverseOperator
 from kronops.operators.scaled import identity_multiple
 from kronops.operators.stacked_factorisation import factorise_together
 from kronops.scalars import Scalar
-from kronops.vectors import Shape, flatten_each
+from kronops.vectors import Shape, Vector, flatten_each
 
 __all__ = ["BlockDiagonalOperator", "block_diag"]
 
@@ -59,6 +59,7 @@ class BlockDiagonalOperator(LinearOperator):
 
     operators: tuple[LinearOperator, ...]
     names: tuple[Name, ...] | None
+    _internal = ("names", "operators")
 
     def __init__(
         self, blocks: Iterable[Any] | Mapping[str, Any], *, check_finite: bool = True
@@ -121,7 +122,7 @@ class BlockDiagonalOperator(LinearOperator):
         factorise_together(b.base if isinstance(b, InverseOperator) else b for b in self.operators)
         return self.operators
 
-    def multiply(self, v: Any) -> Any:
+    def multiply(self, v: Vector) -> Vector:
         """``op`` times the structured vector ``v``; of blocks, each block by itself."""
         if is_array(v):
             return super().multiply(v)

@@ -74,6 +74,17 @@ class DenseOperator(LinearOperator):
     domain_shape: Shape = dataclasses.field(default=None, kw_only=True)
     check_finite: InitVar[bool] = dataclasses.field(default=True, kw_only=True)
     name: str = dataclasses.field(default="matrix", kw_only=True, compare=False)
+    _internal = (
+        "adopt",
+        "check_finite",
+        "factorised",
+        "inverse_matrix",
+        "name",
+        "scaled_entries",
+        "trusted",
+        "with_matrix",
+        "written_inverse",
+    )
 
     def __post_init__(self, check_finite: bool) -> None:
         if isinstance(self.assume, str):  # a NumPy string becomes a plain one

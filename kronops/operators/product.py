@@ -34,6 +34,7 @@ class ProductOperator(LinearOperator):
     """
 
     factors: tuple[LinearOperator, ...]
+    _internal = ("of_copies",)
 
     def __post_init__(self) -> None:
         for left, right in zip(self.factors, self.factors[1:], strict=False):

@@ -1,0 +1,341 @@
+"""Operators of other libraries as ours, and ours as theirs, by the real packages."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.sparse
+import scipy.sparse.linalg as sla
+
+import kronops
+import kronops.linalg
+from kronops import aslinearoperator
+from kronops.testing import LAWS, Case
+
+A = np.array([[4.0, 1.0, 0.0], [2.0, 5.0, -1.0], [0.0, 1.0, 3.0]])
+SYMMETRIC = A + A.T
+TALL = np.array([[1.0, 2.0], [0.0, -1.0], [3.0, 0.5]])
+COMPLEX = A + 1j * np.diag([1.0, -2.0, 0.5])
+B = np.array([[2.0, 0.5], [0.5, 1.0]])
+
+
+def needed(*names: str) -> list:
+    return [pytest.importorskip(name, reason=f"{name} is not installed") for name in names]
+
+
+class Products:
+    """SciPy's protocol in an object of no known library."""
+
+    dtype = None
+
+    def __init__(self, matrix):
+        self.matrix, self.shape = matrix, matrix.shape
+
+    def matvec(self, x):
+        return self.matrix @ x
+
+    def rmatvec(self, x):
+        return self.matrix.conj().T @ x
+
+
+def scipy_operator(matrix):
+    return aslinearoperator(sla.aslinearoperator(matrix))
+
+
+def scipy_sparse(matrix):
+    return aslinearoperator(scipy.sparse.csr_array(matrix))
+
+
+def scipy_sparse_matrix(matrix):
+    return aslinearoperator(scipy.sparse.coo_matrix(matrix))
+
+
+def protocol(matrix):
+    return aslinearoperator(Products(matrix), like=matrix)
+
+
+def pylops(matrix):
+    (library,) = needed("pylops")
+    return aslinearoperator(library.MatrixMult(matrix, dtype=matrix.dtype))
+
+
+def linear_operator(matrix):
+    torch, library = needed("torch", "linear_operator")
+    return aslinearoperator(library.to_linear_operator(torch.from_numpy(matrix)))
+
+
+def cola_torch(matrix):
+    torch, library = needed("torch", "cola")
+    return aslinearoperator(library.ops.Dense(torch.from_numpy(matrix)))
+
+
+def lineax(matrix):
+    jax, library = needed("jax", "lineax")
+    return aslinearoperator(library.MatrixLinearOperator(jax.numpy.asarray(matrix)))
+
+
+KINDS = [
+    scipy_operator,
+    scipy_sparse,
+    scipy_sparse_matrix,
+    protocol,
+    pylops,
+    linear_operator,
+    cola_torch,
+    lineax,
+]
+MATRICES = {"general": A, "symmetric": SYMMETRIC, "tall": TALL, "complex": COMPLEX}
+SOME = {
+    linear_operator: ("general", "symmetric", "tall"),  # which are real there
+    lineax: ("tall", "complex"),  # for JAX takes long
+}
+kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    """JAX is told to keep it, where it is installed."""
+    jax = sys.modules.get("jax")
+    if jax is None:
+        yield
+        return
+    with jax.enable_x64(True):
+        yield
+
+
+def host(op):
+    return op.backend.to_numpy(op.to_dense())
+
+
+@pytest.mark.filterwarnings("ignore::kronops.errors.DensificationWarning")
+@pytest.mark.filterwarnings("ignore::kronops.errors.LinAlgWarning")
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        pytest.param(kind, name, id=f"{kind.__name__}-{name}")
+        for kind in KINDS
+        for name in MATRICES
+        if name in SOME.get(kind, MATRICES)
+    ],
+)
+def test_laws(kind, name):
+    case = Case(kind(MATRICES[name]), MATRICES[name])
+    for law in LAWS:
+        law(case)
+
+
+@pytest.mark.filterwarnings("ignore::kronops.errors.DensificationWarning")
+@kinds
+def test_as_a_factor_a_block_a_term_and_a_system(kind):
+    op = kind(SYMMETRIC + 9 * np.eye(3))
+    matrix = SYMMETRIC + 9 * np.eye(3)
+    small = op.backend.from_numpy(B)
+    for made, want in (
+        (kronops.kron(op, small), np.kron(matrix, B)),
+        (kronops.kron(small, op), np.kron(B, matrix)),
+        (
+            kronops.block_diag(small, op),
+            np.block([[B, np.zeros((2, 3))], [np.zeros((3, 2)), matrix]]),
+        ),
+        (2 * op + op @ op, 2 * matrix + matrix @ matrix),
+        (kronops.kron(op, small).damped(0.5), np.kron(matrix, B) + 0.5 * np.eye(6)),
+    ):
+        np.testing.assert_allclose(host(made), want, rtol=1e-12, atol=1e-12)
+        b = np.arange(1.0, len(want) + 1)
+        x = made.backend.to_numpy(made.solve(made.backend.from_numpy(b)))
+        np.testing.assert_allclose(want @ x, b, rtol=1e-10)
+        cg = kronops.linalg.cg(made, made.backend.from_numpy(b), rtol=1e-12)
+        np.testing.assert_allclose(made.backend.to_numpy(cg[0]), x, rtol=1e-8, atol=1e-8)
+
+
+# -- what each library alone has ------------------------------------------------------------------
+
+
+def test_shaped_vectors_of_pylops():
+    (library,) = needed("pylops")
+    op = aslinearoperator(library.FirstDerivative((4, 3), axis=0, edge=True))
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    assert (op.domain_shape, op.range_shape) == ((4, 3), (4, 3))
+    np.testing.assert_allclose(op.multiply(x)[1:-1], (x[2:] - x[:-2]) / 2, atol=1e-12)
+
+
+def test_shaped_vectors_of_lineax():
+    jax, library = needed("jax", "lineax")
+    structure = jax.ShapeDtypeStruct((2, 3), "float64")
+    theirs = library.FunctionLinearOperator(lambda x: 2 * x[:, :2], structure)
+    op = aslinearoperator(theirs)
+    assert (op.shape, op.domain_shape, op.range_shape) == ((4, 6), (2, 3), (2, 2))
+    want = [[2.0, 4.0], [8.0, 10.0]]
+    assert op.multiply(jax.numpy.asarray([[1.0, 2, 3], [4, 5, 6]])).tolist() == want
+    assert op.rmatvec(jax.numpy.ones(4)).tolist() == [2, 2, 0, 2, 2, 0]
+
+
+def test_other_structures_of_lineax_are_refused():
+    jax, library = needed("jax", "lineax")
+    structure = {"a": jax.ShapeDtypeStruct((2,), "float64")}
+    theirs = library.FunctionLinearOperator(lambda x: x["a"], structure)
+    with pytest.raises(TypeError, match="vectors that are a dict: one that maps an array"):
+        aslinearoperator(theirs)
+
+
+def test_what_lineax_knows_is_known():
+    jax, library = needed("jax", "lineax")
+    tagged = library.MatrixLinearOperator(jax.numpy.asarray(SYMMETRIC), library.symmetric_tag)
+    assert aslinearoperator(tagged).hermitian
+    assert not aslinearoperator(library.MatrixLinearOperator(jax.numpy.asarray(A))).hermitian
+
+
+def test_ours_come_back_from_lineax():
+    jax, _ = needed("jax", "lineax")
+    from kronops.lineax import as_lineax
+
+    op = kronops.kron(jax.numpy.eye(2))
+    assert aslinearoperator(as_lineax(op)) is op and aslinearoperator(op) is op
+
+
+@pytest.mark.filterwarnings("ignore::kronops.errors.DensificationWarning")
+def test_gradients_pass_through_linear_operator():
+    torch, library = needed("torch", "linear_operator")
+    scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    theirs = library.to_linear_operator(torch.from_numpy(SYMMETRIC + 9 * np.eye(3)) * scale)
+    op = kronops.kron(aslinearoperator(theirs), torch.eye(2, dtype=torch.float64))
+    b = torch.ones(6, dtype=torch.float64)
+    value = b @ op.solve(b)  # proportional to 1 / scale
+    value.backward()
+    torch.testing.assert_close(scale.grad, -value.detach() / 2)
+
+
+def test_gradients_pass_through_lineax_under_jit():
+    jax, library = needed("jax", "lineax")
+
+    @jax.jit
+    def value(scale):
+        theirs = library.MatrixLinearOperator(scale * jax.numpy.asarray(A))
+        op = kronops.kron(aslinearoperator(theirs), jax.numpy.eye(2))
+        return jax.numpy.sum((op @ op) @ jax.numpy.ones(6))
+
+    np.testing.assert_allclose(jax.grad(value)(3.0), 6 * 2 * np.sum(A @ A), rtol=1e-12)
+
+
+def test_operators_of_one_shape_are_compiled_apart():
+    """JAX compiles by what is told of what is no array: often a shape alone."""
+    (jax,) = needed("jax")
+    ops = [aslinearoperator(Products(c * np.eye(2)), like=jax.numpy.zeros(1)) for c in (1.0, 2.0)]
+    product = jax.jit(lambda op, x: op @ x)
+    assert [float(product(op, jax.numpy.ones(2))[0]) for op in ops] == [1.0, 2.0]
+
+
+def test_cola_in_jax_and_without_arrays():
+    jax, library = needed("jax", "cola")
+    dense = library.ops.Dense(jax.numpy.asarray(A))
+    np.testing.assert_allclose(
+        host(aslinearoperator(library.ops.Kronecker(dense, dense))), np.kron(A, A)
+    )
+    identity = aslinearoperator(library.ops.Identity((3, 3), jax.numpy.float64))
+    assert identity.backend.name == "jax" and identity.hermitian
+    np.testing.assert_array_equal(host(identity), np.eye(3))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_curvature_of_curvlinops():
+    torch, library = needed("torch", "curvlinops")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        data = [(torch.randn(5, 3), torch.randn(5, 2))]
+    theirs = library.GGNLinearOperator(
+        model, torch.nn.MSELoss(), list(model.parameters()), data, check_deterministic=False
+    )
+    op = aslinearoperator(theirs)
+    assert op.hermitian and op.H is op and op.device == torch.device("cpu")
+    x = torch.ones(8)
+    torch.testing.assert_close(op @ x, theirs @ x)
+    damped = op.damped(0.1)
+    found, info = kronops.linalg.cg(damped, x, rtol=1e-5)
+    assert info == 0
+    torch.testing.assert_close(damped @ found, x, rtol=1e-3, atol=1e-3)
+
+
+# -- what is refused, and what stays as it is -----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [scipy_sparse, linear_operator, cola_torch])
+def test_changes_afterwards_do_not_reach_it(kind, monkeypatch):
+    given = A.copy()
+    op = kind(given)
+    given[0, 0] = 100.0
+    np.testing.assert_array_equal(host(op), A)
+
+
+def test_a_wider_vector_loses_nothing():
+    torch, library = needed("torch", "linear_operator")
+    theirs = library.to_linear_operator(torch.eye(3) / 3)
+    x = torch.full((3,), 1 / 3, dtype=torch.float64)
+    assert torch.equal(aslinearoperator(theirs) @ x, torch.eye(3).div(3).double() @ x)
+
+
+def test_without_an_adjoint():
+    op = aslinearoperator(sla.LinearOperator((3, 3), matvec=lambda x: A @ x, dtype=float))
+    np.testing.assert_allclose(op @ np.ones(3), A @ np.ones(3))
+    with pytest.raises(TypeError, match="scipy's _CustomLinearOperator has no adjoint"):
+        op.rmatvec(np.ones(3))
+
+
+def test_linear_over_the_reals_alone():
+    (library,) = needed("pylops")
+    with pytest.raises(TypeError, match="linear over the reals alone"):
+        aslinearoperator(library.Real(3))
+
+
+def test_stacks_are_refused():
+    torch, library = needed("torch", "linear_operator")
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 3\): one matrix is needed, not a stack"):
+        aslinearoperator(library.to_linear_operator(torch.zeros(2, 3, 3)))
+
+
+@pytest.mark.parametrize(
+    "obj, words",
+    [(3.0, "obj is a builtins.float: an operator of SciPy"), (Products(A), "like=array")],
+    ids=["a number", "unknown"],
+)
+def test_what_is_no_operator(obj, words):
+    with pytest.raises(TypeError, match=words):
+        aslinearoperator(obj)
+
+
+@pytest.mark.parametrize(
+    "made, error, words",
+    [
+        (lambda x: list(x), TypeError, "is a list: an array would do"),
+        (lambda x: x[:2], ValueError, r"has shape \(2, 1\): \(3, 1\) would do"),
+    ],
+    ids=["a list", "a short vector"],
+)
+def test_products_that_are_none(made, error, words):
+    class Liar(Products):
+        matmat = staticmethod(made)
+
+    with pytest.raises(error, match=f"Liar {words}"):
+        aslinearoperator(Liar(A), like=A) @ np.ones(3)
+
+
+def test_it_stays_in_its_library():
+    (torch,) = needed("torch")
+    op = scipy_sparse(A).to_backend("torch")
+    with pytest.raises(TypeError, match="takes arrays of numpy, and has been brought to torch"):
+        op @ torch.ones(3, dtype=torch.float64)
+
+
+def test_words():
+    op = scipy_sparse(A)
+    assert repr(op) == (
+        "ForeignOperator(shape=(3, 3), dtype=float64, backend=numpy, of=scipy's csr_array)"
+    )
+    assert "multiply: that of scipy's csr_array" in op.explain()
+
+
+def test_arrays_become_dense_operators():
+    assert isinstance(aslinearoperator(A), kronops.DenseOperator)
