@@ -51,7 +51,7 @@ FLOORS = (
     ("kronops.factor_products", "kronops.linear_system", "kronops.refinement"),
     ("kronops.series_sums", "kronops.spectrum"),
     ("kronops.operator",),
-    ("kronops.files",),
+    ("kronops.files", "kronops.sending"),
     ("kronops.extended.expansions",),
     ("kronops.extended.maps",),
     ("kronops.extended.matrices",),

@@ -158,6 +158,18 @@ class Backend:
         """
         return getattr(owner, method)(x)
 
+    def deferred(self, factorise: Callable[[Array], Any], matrix: Array) -> Any | None:
+        """``factorise(matrix)`` when its entries are there; None where there is no such time.
+
+        Parameters
+        ----------
+        factorise : callable
+            Is given the matrix as an array of `chunk_backend`. What it makes can be pickled, and
+            has `_solve`, `_solve_adjoint`, `_slogdet` and `inverse_matrix`.
+        matrix : array
+        """
+        return None
+
     # -- passes over large matrices ------------------------------------------------------------
 
     def bands(self, rows: int, columns: int) -> list[slice]:

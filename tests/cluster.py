@@ -1,0 +1,91 @@
+"""A real cluster of two worker processes, and marks in a folder of what they have computed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import dask
+from distributed import Client, LocalCluster, WorkerPlugin
+
+from kronops.operators import dense
+
+LOOPBACK = {"host": "127.0.0.1", "dashboard_address": None}
+
+
+@contextlib.contextmanager
+def local_cluster(folder: Path, workers: int = 2, memory: str = "512MiB"):
+    """A client of workers with one thread each, which spill into the folder."""
+    options = {
+        "temporary-directory": str(folder),
+        "distributed.comm.timeouts.connect": "5s",
+        "distributed.scheduler.allowed-failures": 3,
+    }
+    with dask.config.set(options), contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=memory,
+                silence_logs=logging.CRITICAL,
+                **LOOPBACK,
+            )
+        )
+        yield stack.enter_context(Client(cluster, timeout=30))
+
+
+def mark(folder: Path, name: object) -> None:
+    """Note that this process does ``name`` now."""
+    (Path(folder) / f"{name}.{os.getpid()}.{uuid.uuid4().hex}").touch()
+
+
+def marks(folder: Path) -> list[tuple[str, int]]:
+    """What was done and by which process."""
+    return [(name, int(pid)) for name, pid, _ in (p.name.rsplit(".", 2) for p in folder.iterdir())]
+
+
+def times(folder: Path) -> Counter[str]:
+    """How often each thing was done."""
+    return Counter(name for name, _ in marks(folder))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Until it is true, or fail."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing came of it in time"
+        time.sleep(0.01)
+
+
+def kill(pid: int) -> None:
+    """As the kernel does when memory runs out."""
+    os.kill(pid, signal.SIGKILL)
+
+
+class MarkFactorisations(WorkerPlugin):
+    """Each worker, also one that is started again, marks the sizes that it factorises."""
+
+    name = "factorisations"
+
+    def __init__(self, folder: Path, seconds: float = 0.0) -> None:
+        self.folder, self.seconds = folder, seconds
+
+    def setup(self, worker) -> None:
+        self.original = dense.factorise
+
+        def marking(matrix, *arguments):
+            mark(self.folder, matrix.shape[0])
+            time.sleep(self.seconds)
+            return self.original(matrix, *arguments)
+
+        dense.factorise = marking
+
+    def teardown(self, worker) -> None:
+        dense.factorise = self.original
