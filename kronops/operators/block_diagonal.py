@@ -17,6 +17,7 @@ from kronops.operators.dense import DenseOperator
 from kronops.operators.inverse import InverseOperator
 from kronops.operators.scaled import identity_multiple
 from kronops.operators.stacked_factorisation import factorise_together
+from kronops.operators.stacked_products import Run, runs
 from kronops.scalars import Scalar
 from kronops.vectors import Shape, Vector, flatten_each
 
@@ -133,11 +134,15 @@ class BlockDiagonalOperator(LinearOperator):
 
     def _matmat(self, x: Array) -> Array:
         pieces, start = [], 0
-        for block in self._ready:
-            stop = start + block.shape[1]
-            pieces.append(block._matmat(x[..., start:stop, :]))
+        for run in self._runs:
+            stop = start + run.columns
+            pieces.append(run.matmat(x[..., start:stop, :]))
             start = stop
-        return self.backend.xp.concat(pieces, axis=-2)
+        return pieces[0] if len(pieces) == 1 else self.backend.xp.concat(pieces, axis=-2)
+
+    @cached
+    def _runs(self) -> tuple[Run, ...]:
+        return runs(self._ready)
 
     # -- the same function of each block -------------------------------------------------------
 
