@@ -64,7 +64,8 @@ FLOORS = (
     ("kronops.algebra",),
     ("kronops",),
     ("kronops.linalg", "kronops.testing"),
-    ("kronops.__main__", "kronops.kfac", "kronops.lineax", "kronops.plot"),
+    ("kronops.bench", "kronops.kfac", "kronops.lineax", "kronops.plot"),
+    ("kronops.__main__",),
 )
 # Operators that only kronops makes: they stand for results, and have no public constructor.
 INTERNAL_OPERATORS = {
@@ -80,9 +81,11 @@ INTERNAL_OPERATORS = {
 # Whatever the user brings is imported by its backend or adapter, and by nothing else.
 ARRAY_LIBRARIES = {"array_api_strict", "cupy", "cupyx", "dask", "jax", "jaxlib", "torch"}
 ARRAY_LIBRARIES |= {"equinox", "lineax", "llvmlite", "numba"}
+ARRAY_LIBRARIES |= {"cola", "linear_operator", "opt_einsum", "pyfastkron", "pykronecker", "pylops"}
 # Modules that import such a library, which need not be installed.
 FOR_SOME = {f"kronops.backends.{name}" for name in ("cupy", "dask", "jax", "torch")}
 FOR_SOME |= {"kronops.backends.kernels", "kronops.backends.tiles", "kronops.lineax"}
+FOR_SOME |= {"kronops.bench.peers"}
 FOR_SOME |= {
     "kronops.kfac.torch",
     *(
