@@ -24,6 +24,7 @@ from kronops.backends.standard import Array, Backend
 from kronops.caching import cached, fact
 from kronops.checks import as_inexact
 from kronops.columns import submatrix
+from kronops.drawing import joined
 from kronops.errors import DensificationWarning, LinAlgError, warn
 from kronops.explaining import Account, default_account, explain
 from kronops.indexing import Index, as_indices
@@ -246,7 +247,7 @@ class LinearOperator(ABC):
 
     def __rmatmul__(self, other: Array) -> Array:
         """``x @ op`` for an array ``(m,)`` or ``(..., k, m)``."""
-        return self.T._apply(other) if getattr(other, "ndim", 0) < 2 else self.T._apply_rows(other)
+        return self.T._apply_rows(other) if getattr(other, "ndim", 0) else self.T._apply(other)
 
     @classmethod
     def __torch_function__(
@@ -1077,7 +1078,7 @@ class LinearOperator(ABC):
             return self._matmat(x)
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, the operator {self.shape}: "
-            f"({n},) or (..., {n}, k) would do" + self._hint(x)
+            f"({n},) or (..., {n}, k) would do" + self._hint(x) + self._drawn(x)
         )
 
     def _apply_rows(self, x: Array) -> Array:
@@ -1090,7 +1091,11 @@ class LinearOperator(ABC):
         raise ValueError(
             f"x has shape {tuple(x.shape)}, the operator {self.shape[::-1]}: for x @ op "
             f"({self.shape[1]},) or (..., k, {self.shape[1]}) would do"
+            + joined(tuple(x.shape), x.ndim - 1, "@", self.shape[::-1], 0)
         )
+
+    def _drawn(self, x: Array) -> str:
+        return joined(self.shape, 1, "@", tuple(x.shape), max(x.ndim - 2, 0)) if x.ndim else ""
 
     def _hint(self, x: Array) -> str:
         fits = tuple(x.shape) == self.domain_shape

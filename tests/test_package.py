@@ -30,7 +30,7 @@ PACKAGE = ROOT / "kronops"
 # The floors, from the bottom. A name stands for a module and everything in it; of several that
 # fit the longest counts. A module imports from floors below, and from its own entry, alone.
 FLOORS = (
-    ("kronops.errors", "kronops.planning"),
+    ("kronops.drawing", "kronops.errors", "kronops.planning"),
     ("kronops.backends",),
     (
         "kronops.checks",
