@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import html
 import math
 import os
 import sys
@@ -29,6 +28,7 @@ from kronops.errors import DensificationWarning, LinAlgError, warn
 from kronops.explaining import Account, default_account, explain
 from kronops.indexing import Index, as_indices
 from kronops.normals import Normals
+from kronops.rendering import as_html
 from kronops.scalars import Scalar, as_integer, as_multiplier, as_nonnegative, as_scalar
 from kronops.vectors import Shape, Vector, flatten, same_form, size_of
 
@@ -780,7 +780,7 @@ class LinearOperator(ABC):
         return explain(self, as_integer(columns, "columns", least=1))
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(self.explain())}</pre>"
+        return as_html(self)
 
     # -- explicit moves ------------------------------------------------------------------------
 

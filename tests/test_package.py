@@ -48,7 +48,7 @@ FLOORS = (
         "kronops.damping",
         "kronops.factorisation",
     ),
-    ("kronops.factor_products", "kronops.linear_system", "kronops.refinement"),
+    ("kronops.factor_products", "kronops.linear_system", "kronops.refinement", "kronops.rendering"),
     ("kronops.series_sums", "kronops.spectrum"),
     ("kronops.operator",),
     ("kronops.files",),
