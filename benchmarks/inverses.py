@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from measuring import medians_in_turns, table
+from scripts import table
 
 import kronops
+from kronops.bench.measuring import medians_in_turns
 
 SIZES = ((512, 512), (1024, 1024), (2048, 2048), (2304, 256), (4608, 512))
 DAMPING = 1e-2

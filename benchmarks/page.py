@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cases import DTYPES, SIDES
+from kronops.bench.cases import DTYPES, SIDES
 
 __all__ = ["HOSTILE", "PAGE", "filled", "results"]
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cases import COLUMNS, SIDES
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+
+from kronops.bench.cases import COLUMNS, SIDES
 
 __all__ = ["growth", "ratios"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import html
 import math
 import os
 import sys
@@ -24,10 +23,12 @@ from kronops.backends.standard import Array, Backend
 from kronops.caching import cached, fact
 from kronops.checks import as_inexact
 from kronops.columns import submatrix
+from kronops.drawing import joined
 from kronops.errors import DensificationWarning, LinAlgError, warn
 from kronops.explaining import Account, default_account, explain
 from kronops.indexing import Index, as_indices
 from kronops.normals import Normals
+from kronops.rendering import as_html
 from kronops.scalars import Scalar, as_integer, as_multiplier, as_nonnegative, as_scalar
 from kronops.vectors import Shape, Vector, flatten, same_form, size_of
 
@@ -246,7 +247,7 @@ class LinearOperator(ABC):
 
     def __rmatmul__(self, other: Array) -> Array:
         """``x @ op`` for an array ``(m,)`` or ``(..., k, m)``."""
-        return self.T._apply(other) if getattr(other, "ndim", 0) < 2 else self.T._apply_rows(other)
+        return self.T._apply_rows(other) if getattr(other, "ndim", 0) else self.T._apply(other)
 
     @classmethod
     def __torch_function__(
@@ -779,7 +780,7 @@ class LinearOperator(ABC):
         return explain(self, as_integer(columns, "columns", least=1))
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(self.explain())}</pre>"
+        return as_html(self)
 
     # -- explicit moves ------------------------------------------------------------------------
 
@@ -1077,7 +1078,7 @@ class LinearOperator(ABC):
             return self._matmat(x)
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, the operator {self.shape}: "
-            f"({n},) or (..., {n}, k) would do" + self._hint(x)
+            f"({n},) or (..., {n}, k) would do" + self._hint(x) + self._drawn(x)
         )
 
     def _apply_rows(self, x: Array) -> Array:
@@ -1090,7 +1091,11 @@ class LinearOperator(ABC):
         raise ValueError(
             f"x has shape {tuple(x.shape)}, the operator {self.shape[::-1]}: for x @ op "
             f"({self.shape[1]},) or (..., k, {self.shape[1]}) would do"
+            + joined(tuple(x.shape), x.ndim - 1, "@", self.shape[::-1], 0)
         )
+
+    def _drawn(self, x: Array) -> str:
+        return joined(self.shape, 1, "@", tuple(x.shape), max(x.ndim - 2, 0)) if x.ndim else ""
 
     def _hint(self, x: Array) -> str:
         fits = tuple(x.shape) == self.domain_shape

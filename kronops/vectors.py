@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
+from kronops.drawing import compared
 
 __all__ = [
     "LAYOUTS",
@@ -143,7 +144,7 @@ def _flatten_array(v: Array, domain: Shape, range_: Shape, name: str) -> tuple[A
     shape = tuple(v.shape)
     if not (isinstance(domain, tuple) and _folds(shape, domain)):
         backend_of(v).plain(v, name)  # which may know better what is wrong with it
-        raise ValueError(f"{name} has shape {shape}; {_would_do(domain)}")
+        raise ValueError(f"{name} has shape {shape}; {_would_do(domain)}{_drawn(name, v, domain)}")
     if not isinstance(range_, tuple):
         result_shape: tuple[int, ...] = (size_of(range_),)
     elif isinstance(domain, OutIn):
@@ -168,7 +169,8 @@ def _flatten_pair(pair: Any, domain: Shape, range_: Shape, name: str) -> tuple[A
         and _folds(shape, without_bias)
     )
     if not fits:
-        raise ValueError(f"{name} is {_describe(pair)}; {_would_do(domain)}")
+        drawing = "" if without_bias is None else _drawn("weights", weights, without_bias)
+        raise ValueError(f"{name} is {_describe(pair)}; {_would_do(domain)}{drawing}")
     if range_ != domain:
         raise ValueError(
             f"{name} is a pair, but the operator maps shape {domain} to {range_}, which is no "
@@ -313,6 +315,13 @@ def _differences(v: Any, domain: Shape) -> str:
     unknown = [key for key in v if key not in needed]
     lacks = f", which lacks {missing}" if missing else ""
     return lacks + (f", and no block has {unknown}" if unknown else "")
+
+
+def _drawn(name: str, v: Array, domain: Shape) -> str:
+    """The shape of an array beside that of the operator, where leading axes are what folds."""
+    if not v.ndim or not isinstance(domain, tuple) or isinstance(domain, (OutIn, InChannels)):
+        return ""
+    return compared(name, tuple(v.shape), domain)
 
 
 def _would_do(domain: Shape) -> str:

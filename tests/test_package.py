@@ -30,7 +30,7 @@ PACKAGE = ROOT / "kronops"
 # The floors, from the bottom. A name stands for a module and everything in it; of several that
 # fit the longest counts. A module imports from floors below, and from its own entry, alone.
 FLOORS = (
-    ("kronops.errors", "kronops.planning"),
+    ("kronops.drawing", "kronops.errors", "kronops.planning"),
     ("kronops.backends",),
     (
         "kronops.checks",
@@ -48,7 +48,7 @@ FLOORS = (
         "kronops.damping",
         "kronops.factorisation",
     ),
-    ("kronops.factor_products", "kronops.linear_system", "kronops.refinement"),
+    ("kronops.factor_products", "kronops.linear_system", "kronops.refinement", "kronops.rendering"),
     ("kronops.series_sums", "kronops.spectrum"),
     ("kronops.operator",),
     ("kronops.files", "kronops.sending"),
@@ -64,7 +64,8 @@ FLOORS = (
     ("kronops.algebra",),
     ("kronops",),
     ("kronops.linalg", "kronops.testing"),
-    ("kronops.__main__", "kronops.kfac", "kronops.lineax", "kronops.plot"),
+    ("kronops.bench", "kronops.kfac", "kronops.lineax", "kronops.plot"),
+    ("kronops.__main__",),
 )
 # Operators that only kronops makes: they stand for results, and have no public constructor.
 INTERNAL_OPERATORS = {
@@ -80,9 +81,11 @@ INTERNAL_OPERATORS = {
 # Whatever the user brings is imported by its backend or adapter, and by nothing else.
 ARRAY_LIBRARIES = {"array_api_strict", "cupy", "cupyx", "dask", "jax", "jaxlib", "torch"}
 ARRAY_LIBRARIES |= {"equinox", "lineax", "llvmlite", "numba"}
+ARRAY_LIBRARIES |= {"cola", "linear_operator", "opt_einsum", "pyfastkron", "pykronecker", "pylops"}
 # Modules that import such a library, which need not be installed.
 FOR_SOME = {f"kronops.backends.{name}" for name in ("cupy", "dask", "jax", "torch")}
 FOR_SOME |= {"kronops.backends.kernels", "kronops.backends.tiles", "kronops.lineax"}
+FOR_SOME |= {"kronops.bench.peers"}
 FOR_SOME |= {
     "kronops.kfac.torch",
     *(

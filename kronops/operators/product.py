@@ -7,6 +7,7 @@ import functools
 import operator
 
 from kronops.backends.standard import Array
+from kronops.drawing import joined
 from kronops.explaining import Account, default_account
 from kronops.operator import LinearOperator, common_shape
 from kronops.vectors import Shape
@@ -40,7 +41,10 @@ class ProductOperator(LinearOperator):
         for left, right in zip(self.factors, self.factors[1:], strict=False):
             if left.shape[1] != right.shape[0]:
                 shapes = " @ ".join(str(factor.shape) for factor in self.factors)
-                raise ValueError(f"operators of shapes {shapes}: inner sizes must agree")
+                raise ValueError(
+                    f"operators of shapes {shapes}: inner sizes must agree"
+                    + joined(left.shape, 1, "@", right.shape, 0)
+                )
         super().__post_init__()
 
     @classmethod
