@@ -56,7 +56,7 @@ def test_scipy_solves_with_the_operator():
     assert names["info"] == 0
     rest = names["system"].to_dense() - np.kron(names["A"], names["B"])
     np.testing.assert_allclose(rest, np.diag(np.diag(rest)), atol=1e-12)
-    assert 0.1 <= np.diag(rest).min() and np.diag(rest).max() <= 1.0
+    assert np.diag(rest).min() >= 0.1 and np.diag(rest).max() <= 1.0
 
 
 def test_jax_solves_with_the_same_operator_under_jit():
