@@ -72,6 +72,20 @@ def problems(browser) -> dict:
     return {name: value for name, value in found.items() if value}
 
 
+def test_what_is_wrong_is_seen(browser, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(
+        "<main class='bd-main'><p style='width: 900px'>wide</p><img src='none.png'>"
+        "<span class='math'></span><span class='math'></span><mjx-container><mjx-merror/></main>"
+    )
+    browser.open(page.as_uri(), width=WIDTHS["phone"])
+    found = problems(browser)
+    assert "900px" in found["overflowing"][0]
+    assert found["wider than the window by"] > 500
+    assert found["images that do not load"] == [(tmp_path / "none.png").as_uri()]
+    assert found["formulas that are not made"] == 2
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", SHOWN)

@@ -1,4 +1,4 @@
-"""The inventories that docs/inventories.py writes are what Sphinx reads, and it tells differences."""
+"""What docs/inventories.py writes is what Sphinx reads; and it tells where a project differs."""
 
 from __future__ import annotations
 

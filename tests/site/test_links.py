@@ -79,6 +79,18 @@ def test_what_is_fetched_is_here(pages):
     ] == []
 
 
+def test_what_is_broken_is_seen(tmp_path):
+    here, there = tmp_path / "here.html", tmp_path / "there.html"
+    here.write_text(
+        "<p id='top'><a href='there.html#no'></a><a href='#top'></a><a href='gone.html'>"
+    )
+    there.write_text("<script src='https://cdn.example/m.js'></script><p id='yes'>")
+    found = [target(here, link) for link in page(here).links]
+    assert [path.exists() for path, _ in found] == [True, True, False]
+    assert [fragment in page(path).anchors for path, fragment in found[:2]] == [False, True]
+    assert not is_inside(*page(there).fetched)
+
+
 def test_styles_and_mathematics_are_here(site):
     """Styles name further files; MathJax finds its fonts beside itself."""
     named = re.compile(r"url\(['\"]?(?!data:)([^)'\"]+)")
