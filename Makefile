@@ -12,7 +12,7 @@ PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest test-all test-gpu lint types docs package faults bench format picture clean
+.PHONY: help demo test test-oldest test-all test-gpu lint types docs screenshots package faults bench format picture clean
 
 help: ## Say what there is.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -50,6 +50,16 @@ docs: $(VENV)/docs.stamp ## The documentation, into docs/_build/html; a warning 
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+# The browser comes in a wheel (520 MB unpacked). Where there is none for this machine, or it does
+# not start, the tests that need it are skipped, and say so.
+screenshots: $(VENV)/docs.stamp ## Links, and pictures of what `make docs` built, by a browser.
+	@test -e docs/_build/html/index.html || $(MAKE) --no-print-directory docs
+	@$(MAKE) --no-print-directory $(VENV)/browser.stamp || \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check "pytest>=8.3,<9.2"
+	rm -rf docs/_build/screenshots
+	$(BIN)/python -m pytest tests/site
+	@echo "docs/_build/screenshots: $$(ls docs/_build/screenshots 2>/dev/null | wc -l) pictures"
+
 # Installed from the wheel alone, in an environment of its own, and run away from the sources.
 package: $(VENV)/package.stamp ## The wheel and the sdist in dist/, checked, and the wheel tried.
 	rm -rf dist $(VENV)/trial
@@ -70,7 +80,7 @@ format: $(VENV)/lint.stamp ## Rewrite the sources as `make lint` wants them.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-picture: $(VENV)/docs.stamp ## Draw the README's picture anew.
+picture: $(VENV)/docs.stamp ## Draw the pictures of the README and the first page anew.
 	$(BIN)/python docs/picture.py
 
 clean: ## Remove what make made.

@@ -71,8 +71,8 @@ def differences(project: Project, url: str) -> list[str]:
         item = theirs.get(f"py:{role}", {}).get(name)
         if item is None:
             wrong.append(f"no {role} {name}")
-        elif item[2] != url + place:
-            wrong.append(f"{role} {name} is at {item[2]}, not {url + place}")
+        elif item.uri != url + place:
+            wrong.append(f"{role} {name} is at {item.uri}, not {url + place}")
     return wrong
 
 

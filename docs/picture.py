@@ -4,6 +4,7 @@ A covariance with Kronecker structure beside its two factors, and its inverse be
 light pages and for dark ones. What is drawn is what kronops computes.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +25,8 @@ class Look(NamedTuple):
     page: str
 
 
-LOOKS = {
-    "structure.png": Look("#1f2933", "#5f6c7b", "RdBu", "white"),
-    "structure-dark.png": Look("#ced6dd", "#9aa5b1", "berlin_r", "#14181e"),
-}
+LIGHT = Look("#1f2933", "#5f6c7b", "RdBu", "white")
+DARK = Look("#ced6dd", "#9aa5b1", "berlin_r", "#14181e")
 
 
 def correlation(size: int, neighbour: float) -> np.ndarray:
@@ -71,22 +70,27 @@ def draw_equation(figure, operator, names: tuple[str, str], call: str, look: Loo
     figure.text(0.5, 0.93, call, family="monospace", size=11, color=look.ink, ha="center")
 
 
-def picture(look: Look) -> Figure:
-    """The product and its inverse, beside each other."""
+def pictures() -> Iterator[tuple[str, Figure, Look]]:
+    """For the README both in a row; for the first page, which may be a phone's, one by one."""
     covariance = kron(correlation(5, 0.6), correlation(8, -0.75))
-    figure = Figure(figsize=(11, 3.6), dpi=150)
-    left, right = figure.subfigures(1, 2)
-    draw_equation(left, covariance, ("A", "G"), "kron(A, G)", look)
-    draw_equation(right, covariance.inverse(), ("A⁻¹", "G⁻¹"), "kron(A, G).inverse()", look)
-    return figure
+    product = covariance, ("A", "G"), "kron(A, G)"
+    inverse = covariance.inverse(), ("A⁻¹", "G⁻¹"), "kron(A, G).inverse()"
+    row = Figure(figsize=(11, 3.6), dpi=150)
+    for part, equation in zip(row.subfigures(1, 2), (product, inverse), strict=True):
+        draw_equation(part, *equation, LIGHT)
+    yield "structure", row, LIGHT
+    for name, equation in (("product", product), ("inverse", inverse)):
+        for mode, look in (("light", LIGHT), ("dark", DARK)):
+            half = Figure(figsize=(5.5, 3.6), dpi=150)
+            draw_equation(half, *equation, look)
+            yield f"{name}-{mode}", half, look
 
 
 def main() -> None:
     """Write the pictures to their place among the documentation's files."""
     FOLDER.mkdir(exist_ok=True)
-    for name, look in LOOKS.items():
-        figure = picture(look)
-        figure.savefig(FOLDER / name, facecolor=look.page, metadata={"Software": None})
+    for name, figure, look in pictures():
+        figure.savefig(FOLDER / f"{name}.png", facecolor=look.page, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -206,9 +206,29 @@ class TestExports:
         # A dataclass without a docstring is given its signature for one.
         assert doc
         assert not doc.startswith(f"{value.__name__}(")
-        if inspect.isclass(value):
-            assert "\nExamples\n--------\n" in doc
-            assert ">>> " in doc
+        assert "Examples\n--------\n" in doc
+        assert ">>> " in doc.partition("Examples\n--------\n")[2]
+
+    def test_every_entry_of_the_api_reference_has_an_example(self):
+        """Whatever module it is from, as far as its library is installed."""
+        page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+        names = re.findall(r"^   ([\w.]+)$", page, re.MULTILINE)
+        assert len(names) > 60
+        without = []
+        for name in names:
+            module, _, attribute = f"kronops.{name}".rpartition(".")
+            if module not in FOR_SOME or module in {known.__name__ for known in PUBLIC_MODULES}:
+                value = getattr(importlib.import_module(module), attribute)
+                without += [name] if ">>> " not in (inspect.getdoc(value) or "") else []
+        assert without == []
+
+    def test_every_method_of_an_operator_has_an_example(self):
+        page = (ROOT / "docs" / "calls.md").read_text(encoding="utf-8")
+        public = {name for name in vars(kronops.LinearOperator) if not name.startswith("_")}
+        assert {"solve", "damped", "T"} <= public
+        used = set(re.findall(r"^(?:>>>|\.\.\.) .*", page, re.MULTILINE))
+        missing = {name for name in public if not any(f".{name}" in line for line in used)}
+        assert missing == set()
 
     @pytest.mark.parametrize("value", [p for p in PUBLIC if inspect.isclass(p.values[0])])
     def test_public_methods_have_docstrings(self, value):
