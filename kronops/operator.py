@@ -27,6 +27,7 @@ from kronops.drawing import joined
 from kronops.errors import DensificationWarning, LinAlgError, warn
 from kronops.explaining import Account, default_account, explain
 from kronops.indexing import Index, as_indices
+from kronops.lazy_parts import Collection, replaced
 from kronops.normals import Normals
 from kronops.rendering import as_html
 from kronops.scalars import Scalar, as_integer, as_multiplier, as_nonnegative, as_scalar
@@ -95,7 +96,7 @@ class Algebra(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class LinearOperator(ABC):
+class LinearOperator(Collection, ABC):
     """A linear map between vectors, known by its structure and not by its entries.
 
     Subclasses are frozen dataclasses whose fields are arrays and operators (or tuples and dicts
@@ -820,7 +821,40 @@ class LinearOperator(ABC):
     def to_backend(self, name: str) -> Self:
         """The operator with its arrays in another library, by name (``"numpy"``)."""
         target = backend_named(name)
-        return tree.map_leaves(self, lambda leaf: target.from_numpy(self.backend.to_numpy(leaf)))
+        values = iter(self.backend.all_to_numpy(tree.leaves(self)))
+        return tree.map_leaves(self, lambda leaf: target.from_numpy(next(values)))
+
+    def persist(self, **options: Any) -> Any:
+        """An operator of Dask arrays with these computed, and all that products with it need.
+
+        Factorisations too, each by a task of its own, those of large matrices first. They stay
+        where Dask keeps what it has persisted: on a cluster in the memory of the workers, while the
+        call returns at once. Without it every ``compute`` makes them anew.
+
+        Parameters
+        ----------
+        **options
+            Those of ``dask.persist``.
+
+        Returns
+        -------
+        LinearOperator
+            The operator itself where its arrays are not lazy.
+
+        Examples
+        --------
+        >>> import dask.array as da, numpy as np, kronops
+        >>> op = kronops.kron(da.from_array(2 * np.eye(3)), da.from_array(np.eye(2)))
+        >>> inverse = op.inverse().persist()
+        >>> inverse.multiply(da.ones((3, 2))).sum().compute()
+        np.float64(3.0)
+        """
+        if not self.backend.lazy:
+            return self
+        xp = self.backend.xp
+        one = xp.ones((1, 1), dtype=self.dtype, device=self.device)
+        self._matmat(xp.broadcast_to(one, (self.shape[1], 1)))  # now it keeps what products need
+        return replaced(self, lambda parts: self.backend.persist(parts, **options))
 
     # -- optional hooks, each with a right default ---------------------------------------------
 

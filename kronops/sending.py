@@ -8,8 +8,9 @@ import pickle
 from typing import Any
 
 from kronops import tree
-from kronops.backends import Backend, backend_named, is_array
+from kronops.backends import Backend, backend_named
 from kronops.backends.standard import Array
+from kronops.caching import may_be_kept
 from kronops.operator import LinearOperator
 
 __all__ = ["SentOperator"]
@@ -84,17 +85,9 @@ def _state(op: LinearOperator) -> dict[str, Any]:
     return {
         name: content
         for name, content in vars(op).items()
-        if name in fields or (name not in ("_leaves", "_apart") and _may_be_kept(content))
+        if name in fields or may_be_kept(content)
     }
 
 
 def _restore(op: Any, state: dict[str, Any]) -> None:
     op.__dict__.update(state)
-
-
-def _may_be_kept(content: Any) -> bool:
-    """Whether it is made of arrays, operators and numbers alone; plans, say, are made anew."""
-    if isinstance(content, (tuple, list)):
-        return all(map(_may_be_kept, content))
-    plain = bool, int, float, complex, str, type(None)
-    return isinstance(content, plain) or is_array(content) or dataclasses.is_dataclass(content)

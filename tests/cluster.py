@@ -15,6 +15,7 @@ from pathlib import Path
 import dask
 from distributed import Client, LocalCluster, WorkerPlugin
 
+from kronops.factorisation import factorise
 from kronops.operators import dense
 
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": None}
@@ -70,7 +71,10 @@ def kill(pid: int) -> None:
 
 
 class MarkFactorisations(WorkerPlugin):
-    """Each worker, also one that is started again, marks the sizes that it factorises."""
+    """Each worker, also one that is started again, marks the sizes that it factorises.
+
+    It takes ``seconds`` for each of ``n³`` operations.
+    """
 
     name = "factorisations"
 
@@ -78,14 +82,12 @@ class MarkFactorisations(WorkerPlugin):
         self.folder, self.seconds = folder, seconds
 
     def setup(self, worker) -> None:
-        self.original = dense.factorise
-
         def marking(matrix, *arguments):
             mark(self.folder, matrix.shape[0])
-            time.sleep(self.seconds)
-            return self.original(matrix, *arguments)
+            time.sleep(self.seconds * matrix.shape[0] ** 3)
+            return factorise(matrix, *arguments)
 
         dense.factorise = marking
 
     def teardown(self, worker) -> None:
-        dense.factorise = self.original
+        dense.factorise = factorise

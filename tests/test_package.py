@@ -47,6 +47,7 @@ FLOORS = (
         "kronops.columns",
         "kronops.damping",
         "kronops.factorisation",
+        "kronops.lazy_parts",
     ),
     ("kronops.factor_products", "kronops.linear_system", "kronops.refinement", "kronops.rendering"),
     ("kronops.series_sums", "kronops.spectrum"),

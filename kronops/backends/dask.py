@@ -11,7 +11,8 @@ import functools
 import math
 import operator
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import dask
@@ -68,6 +69,11 @@ class DaskBackend(Backend):
         """The array computed."""
         return self.chunk_backend(array).to_numpy(array.compute())
 
+    def all_to_numpy(self, arrays: Sequence[Array]) -> Sequence[np.ndarray[Any, Any]]:
+        """The arrays computed, and what they have in common once."""
+        pairs = zip(arrays, dask.compute(*arrays), strict=True)
+        return [self.chunk_backend(array).to_numpy(values) for array, values in pairs]
+
     def from_numpy(self, array: np.ndarray[Any, Any], device: Any = None) -> Array:
         """The array in memory, in one chunk unless it is larger than Dask's chunks are."""
         return da.from_array(array.copy())
@@ -99,9 +105,15 @@ class DaskBackend(Backend):
             made = _map_whole(x, axis, like.shape[axis], like, _call_method, task, method)
         return _rechunked(made, x.chunks) if made.shape == x.shape else made
 
+    lazy = True
+
+    def persist(self, parts: Sequence[Any], **options: Any) -> Sequence[Any]:
+        """By one graph as it is: Dask's optimisation would forget which tasks go first."""
+        return dask.persist(*parts, optimize_graph=False, **options)
+
     def deferred(self, factorise: Callable[[Array], Any], matrix: Array) -> DeferredFactorisation:
         """One task, of which others make solutions; large ones go first."""
-        with dask.annotate(priority=matrix.shape[0] ** 3):
+        with _first_if_large(matrix):
             made = dask.delayed(factorise, pure=True)(_as_tasks(matrix))
         return DeferredFactorisation(self, made, matrix)
 
@@ -231,8 +243,14 @@ class DeferredFactorisation:
 
 def _of_whole(function: str, arrays: Any, *forms: Any, **options: Any) -> tuple[Array, ...]:
     """What a function gives for whole arrays: one chunk each, of known shapes and dtypes."""
-    made = dask.delayed(_call, pure=True)(function, _as_tasks(arrays), **options)
+    with _first_if_large(_first(arrays)):
+        made = dask.delayed(_call, pure=True)(function, _as_tasks(arrays), **options)
     return _parts_of(made, _first(arrays), *forms)
+
+
+def _first_if_large(matrix: Array) -> AbstractContextManager[Any]:
+    """Tasks that take longest begin first: then workers end at about the same time."""
+    return dask.annotate(priority=math.prod(matrix.shape) * min(matrix.shape, default=0))
 
 
 def _parts_of(made: Any, like: Array, *forms: Any) -> tuple[Array, ...]:

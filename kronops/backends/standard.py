@@ -158,6 +158,12 @@ class Backend:
         """
         return getattr(owner, method)(x)
 
+    lazy = False  # whether arrays are graphs that `persist` computes
+
+    def persist(self, parts: Sequence[Any], **options: Any) -> Sequence[Any]:
+        """Lazy arrays and tasks computed, or under way, where the scheduler wants them."""
+        return parts
+
     def deferred(self, factorise: Callable[[Array], Any], matrix: Array) -> Any | None:
         """``factorise(matrix)`` when its entries are there; None where there is no such time.
 
@@ -241,6 +247,10 @@ class Backend:
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
         """``array`` as a NumPy array, copied from its device where need be."""
         return np.from_dlpack(array)
+
+    def all_to_numpy(self, arrays: Sequence[Array]) -> Sequence[np.ndarray[Any, Any]]:
+        """Several arrays, by one computation where they are lazy."""
+        return [self.to_numpy(array) for array in arrays]
 
     def from_numpy(self, array: np.ndarray[Any, Any], device: Any = None) -> Array:
         """A NumPy array as an array of this library."""
