@@ -27,7 +27,7 @@ PACKAGE = ROOT / "kronops"
 # The floors, from the bottom. A name stands for a module and everything in it; of several that
 # fit the longest counts. A module imports from floors below, and from its own entry, alone.
 FLOORS = (
-    ("kronops.errors", "kronops.planning"),
+    ("kronops.errors", "kronops.planning", "kronops.sharding"),
     ("kronops.backends",),
     (
         "kronops.checks",
@@ -79,7 +79,12 @@ ARRAY_LIBRARIES = {"array_api_strict", "cupy", "cupyx", "dask", "jax", "jaxlib",
 ARRAY_LIBRARIES |= {"equinox", "lineax", "llvmlite", "numba"}
 # Modules that import such a library, which need not be installed.
 FOR_SOME = {f"kronops.backends.{name}" for name in ("cupy", "dask", "jax", "torch")}
-FOR_SOME |= {"kronops.backends.kernels", "kronops.backends.tiles", "kronops.lineax"}
+FOR_SOME |= {
+    "kronops.backends.jax_meshes",
+    "kronops.backends.kernels",
+    "kronops.backends.tiles",
+    "kronops.lineax",
+}
 FOR_SOME |= {
     "kronops.kfac.torch",
     *(
