@@ -12,7 +12,8 @@ from kronops.caching import may_be_kept
 
 __all__ = ["Collection", "replaced"]
 
-_VIEWS = ("_entries", "_transposed", "H")  # of an operator's own arrays, made again for nothing
+# Of an operator's own arrays and operators, made again for nothing.
+_VIEWS = ("H", "_entries", "_runs", "_transposed")
 
 
 class Collection:
@@ -101,7 +102,8 @@ def _mapped(value: Any, function: Callable[[Any], Any], made: dict[int, Any]) ->
         return {key: _mapped(part, function, made) for key, part in value.items()}
     if not dataclasses.is_dataclass(value):
         return value
-    new = made[id(value)] = tree.rebuild(type(value), {})
+    new: Any = tree.rebuild(type(value), {})
+    made[id(value)] = new
     fields = {field.name for field in dataclasses.fields(value)}
     for name, content in vars(value).items():
         if name in fields or (name not in _VIEWS and may_be_kept(content)):

@@ -91,6 +91,8 @@ class Algebra(Protocol):
     ) -> LinearOperator: ...
     def dense(self, matrix: Array, domain_shape: Shape) -> LinearOperator: ...
     def chunkwise(self, op: LinearOperator, x: Array) -> LinearOperator: ...
+    def multiply_sharded(self, op: LinearOperator, v: Any, axis: int | None = None) -> Any: ...
+    def whole(self, op: LinearOperator) -> Any: ...
     def mask(self, op: LinearOperator, mask: Any) -> LinearOperator: ...
     def select(self, op: LinearOperator, rows: Index, columns: Index) -> Any: ...
 
@@ -303,6 +305,10 @@ class LinearOperator(Collection, ABC):
                [2., 2.]])
         """
         given: Any = v
+        if self.backend.shards:
+            made = self._algebra.multiply_sharded(self, given)
+            if made is not None:
+                return made
         if is_array(given) and tuple(given.shape) == self.shape[1:]:  # flat, and so is the result
             return self._apply(given)
         flat, restore = flatten(given, self.domain_shape, self.range_shape)
@@ -376,7 +382,7 @@ class LinearOperator(Collection, ABC):
         original = self.__dict__.get("_original", lambda: None)()
         if original is not None:
             return original
-        made = self._kept_inverse
+        made = self._whole._kept_inverse
         if made is not self:  # so that a double inverse is the original, without a cycle
             made.__dict__["_original"] = weakref.ref(self)
         return made
@@ -394,7 +400,7 @@ class LinearOperator(Collection, ABC):
         exponent = as_scalar(p, "p")
         if isinstance(exponent, complex):
             raise TypeError(f"p = {p} is complex: a real exponent is needed")
-        return self if exponent == 1 else self._power(exponent)
+        return self if exponent == 1 else self._whole._power(exponent)
 
     def sqrt(self) -> LinearOperator:
         """The positive semidefinite square root, ``op.power(0.5)``."""
@@ -403,7 +409,7 @@ class LinearOperator(Collection, ABC):
     def cholesky(self) -> LinearOperator:
         """Lower triangular ``L`` with ``L Lᴴ = op``; `LinAlgError` if not positive definite."""
         self._require_square("cholesky")
-        return self._cholesky()
+        return self._whole._cholesky()
 
     def expm(self) -> LinearOperator:
         """The exponential ``I + op + op²/2 + …``; of a Kronecker sum, a Kronecker product.
@@ -604,7 +610,7 @@ class LinearOperator(Collection, ABC):
         10000
         """
         self._require_square("slogdet")
-        sign, logabsdet = self._slogdet()
+        sign, logabsdet = self._whole._slogdet()
         xp, real = self.backend.xp, self.backend.real_dtype(self.dtype)
         # Copies, as both may be kept: some libraries' numbers can be written to.
         return SlogdetResult(xp.astype(sign, self.dtype), xp.astype(logabsdet, real))
@@ -654,7 +660,7 @@ class LinearOperator(Collection, ABC):
         array([ 3.,  5.,  6., 10.])
         """
         self._require_square("eigh")
-        values, basis = self._eigenbasis()
+        values, basis = self._whole._eigenbasis()
         flat = self.backend.xp.reshape(spectrum.real(values, "the operator"), (-1,))
         order = self.backend.xp.argsort(flat)
         sorted_basis = self._algebra.permute_columns(basis, order)
@@ -1084,6 +1090,14 @@ class LinearOperator(Collection, ABC):
         return made
 
     @property
+    def _whole(self) -> Any:
+        """The operator with arrays that are whole on one device of this process, for what needs it.
+
+        Those that several devices hold are copied, once.
+        """
+        return self._algebra.whole(self) if self.backend.shards else self
+
+    @property
     def _like(self) -> Array:
         """An array without entries of the operator's library, dtype and device."""
         return self.backend.xp.zeros((0,), dtype=self.dtype, device=self.device)
@@ -1105,11 +1119,12 @@ class LinearOperator(Collection, ABC):
             if backend_of(x) is not self.backend:
                 return self._algebra.chunkwise(self, x)._apply(x, name)
         n = self.shape[1]
-        if x.ndim == 1:
-            if x.shape[0] == n:
-                return self._apply_last(x)
-        elif x.ndim > 1 and x.shape[-2] == n:
-            return self._matmat(x)
+        if x.ndim and x.shape[max(x.ndim - 2, 0)] == n:
+            if self.backend.shards:
+                made = self._algebra.multiply_sharded(self, x, max(x.ndim - 2, 0))
+                if made is not None:
+                    return made
+            return self._apply_last(x) if x.ndim == 1 else self._matmat(x)
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, the operator {self.shape}: "
             f"({n},) or (..., {n}, k) would do" + self._hint(x) + self._drawn(x)
@@ -1121,6 +1136,10 @@ class LinearOperator(Collection, ABC):
             if backend_of(x) is not self.backend:
                 return self._algebra.chunkwise(self, x)._apply_rows(x)
         if x.shape[-1] == self.shape[1]:
+            if self.backend.shards:
+                made = self._algebra.multiply_sharded(self, x, x.ndim - 1)
+                if made is not None:
+                    return made
             return self._apply_last(x)
         raise ValueError(
             f"x has shape {tuple(x.shape)}, the operator {self.shape[::-1]}: for x @ op "

@@ -30,7 +30,7 @@ PACKAGE = ROOT / "kronops"
 # The floors, from the bottom. A name stands for a module and everything in it; of several that
 # fit the longest counts. A module imports from floors below, and from its own entry, alone.
 FLOORS = (
-    ("kronops.drawing", "kronops.errors", "kronops.planning"),
+    ("kronops.drawing", "kronops.errors", "kronops.planning", "kronops.sharding"),
     ("kronops.backends",),
     (
         "kronops.checks",
@@ -85,8 +85,13 @@ ARRAY_LIBRARIES |= {"equinox", "lineax", "llvmlite", "numba"}
 ARRAY_LIBRARIES |= {"cola", "linear_operator", "opt_einsum", "pyfastkron", "pykronecker", "pylops"}
 # Modules that import such a library, which need not be installed.
 FOR_SOME = {f"kronops.backends.{name}" for name in ("cupy", "dask", "jax", "torch")}
-FOR_SOME |= {"kronops.backends.kernels", "kronops.backends.tiles", "kronops.lineax"}
-FOR_SOME |= {"kronops.bench.peers"}
+FOR_SOME |= {
+    "kronops.backends.jax_meshes",
+    "kronops.backends.kernels",
+    "kronops.backends.tiles",
+    "kronops.bench.peers",
+    "kronops.lineax",
+}
 FOR_SOME |= {
     "kronops.kfac.torch",
     *(

@@ -17,6 +17,7 @@ import scipy.linalg
 
 from kronops.errors import LinAlgError
 from kronops.planning import Machine, Plan
+from kronops.sharding import Layout, Mesh, ShardedPlan
 
 __all__ = ["NO_DERIVATIVE", "Array", "Backend", "LinearSystem", "Operand"]
 
@@ -175,6 +176,61 @@ class Backend:
         matrix : array
         """
         return None
+
+    # -- arrays split over devices ---------------------------------------------------------------
+
+    shards = False  # whether the library has arrays that are split over several devices
+
+    def sharding(self, array: Array) -> Any:
+        """How the array is split over devices; None if it is not, or nobody knows."""
+        return None
+
+    def layout(self, array: Array) -> tuple[Mesh, Layout]:
+        """The mesh that an array is split over, and how."""
+        raise TypeError(f"{self.name} has no arrays that are split over devices")
+
+    def multiply_planned(
+        self,
+        plan: ShardedPlan,
+        operands: Sequence[Any],
+        x: Array,
+        result: tuple[tuple[int, ...], Layout],
+        finish: Callable[[Array], Array],
+        kept: dict[Any, Any],
+    ) -> Array:
+        """``x`` after a plan's steps, in the shape and layout ``result``.
+
+        Parameters
+        ----------
+        plan : ShardedPlan
+        operands : sequence
+            For each task a Kronecker product of one factor, or a diagonal with the plan's axes.
+        x : array
+        result : pair
+        finish : callable
+            What is done in the end with every part of the product.
+        kept : dict
+            For programs.
+        """
+        raise TypeError(f"{self.name} has no arrays that are split over devices")
+
+    def multiply_unplanned(
+        self, function: Callable[[Array], Array], x: Array, kept: dict[Any, Any]
+    ) -> Array:
+        """``function(x)`` in the layout of ``x``, as the engine does it."""
+        raise TypeError(f"{self.name} has no arrays that are split over devices")
+
+    def split_along(self, array: Array, axis: int, like: Array) -> Array:
+        """``array``, split along one axis alone, by all that splits ``like``."""
+        raise TypeError(f"{self.name} has no arrays that are split over devices")
+
+    def place_like(self, array: Array, like: Array) -> Array:
+        """``array`` in the sharding of ``like``."""
+        raise TypeError(f"{self.name} has no arrays that are split over devices")
+
+    def whole(self, array: Array) -> Array:
+        """The whole of an array on one device of this process."""
+        return array
 
     # -- passes over large matrices ------------------------------------------------------------
 

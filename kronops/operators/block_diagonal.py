@@ -127,6 +127,8 @@ class BlockDiagonalOperator(LinearOperator):
         """``op`` times the structured vector ``v``; of blocks, each block by itself."""
         if is_array(v):
             return super().multiply(v)
+        if self.backend.shards and (made := self._algebra.multiply_sharded(self, v)) is not None:
+            return made
         flats, restore = flatten_each(v, self.domain_shape, self.range_shape)
         backend_of(*flats)  # one library for all
         blocks = zip(self._ready, flats, strict=True)
