@@ -42,8 +42,8 @@ FLOORS = (
         "kronops.tree",
         "kronops.vectors",
     ),
+    ("kronops.caching",),
     (
-        "kronops.caching",
         "kronops.columns",
         "kronops.damping",
         "kronops.factorisation",
