@@ -26,6 +26,10 @@ __all__ = [
     "singular",
 ]
 
+# Rows up to which matrices of single precision are solved with in double, at up to twice the time
+# (docs/accuracy.md): above, and on GPUs without fast doubles, that would be felt.
+SOLVED_IN_DOUBLE = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class Factorisation:
@@ -37,12 +41,13 @@ class Factorisation:
     columns: Array
     definite: bool
     factors: Any
+    determinant: tuple[Array, Array] | None = None
 
     def solve(self, b: Array, adjoint: bool = False) -> Array:
         """The solution for right-hand sides ``(n, k)``."""
         before, after = (self.columns, self.rows) if adjoint else (self.rows, self.columns)
         solved = self._solve_scaled(b * before[:, None], adjoint)
-        # Half precision is factorised in single: the result is rounded to what was asked for.
+        # Factors may be in a wider precision: the result is rounded to what was asked for.
         xp = self.backend.xp
         dtype = xp.result_type(self.dtype, b.dtype)
         return xp.astype(solved, dtype, copy=False) * after[:, None]
@@ -65,6 +70,8 @@ class Factorisation:
 
     def slogdet(self) -> tuple[Array, Array]:
         """Sign and logarithm of the absolute determinant."""
+        if self.determinant is not None:
+            return self.determinant
         xp = self.backend.xp
         if self.definite:
             sign = xp.ones((), dtype=self.dtype, device=self.backend.device(self.rows))
@@ -73,7 +80,20 @@ class Factorisation:
             sign, logabsdet = self.backend.lu_slogdet(self.factors)
         # The scales are powers of two: their logarithms add up exactly before the one product.
         exponent = xp.sum(xp.log2(self.rows)) + xp.sum(xp.log2(self.columns))
-        return sign, logabsdet - exponent * math.log(2.0)
+        logabsdet = logabsdet - xp.astype(exponent, logabsdet.dtype) * math.log(2.0)
+        real = self.backend.real_dtype(self.dtype)
+        return xp.astype(sign, self.dtype, copy=False), xp.astype(logabsdet, real, copy=False)
+
+    def in_precision_of_solves(self) -> Factorisation:
+        """The same; of a large matrix in its own precision, but for the determinant."""
+        xp = self.backend.xp
+        matrix, *pivots = self.factors if isinstance(self.factors, tuple) else (self.factors,)
+        dtype = xp.result_type(self.dtype, xp.float32)  # half precision is solved in single
+        if self.rows.shape[0] <= SOLVED_IN_DOUBLE or matrix.dtype == dtype:
+            return self
+        rounded = xp.astype(matrix, dtype)
+        factors = (rounded, *pivots) if pivots else rounded
+        return dataclasses.replace(self, factors=factors, determinant=self.slogdet())
 
     def cholesky(self) -> Array:
         """The lower triangular ``L`` of the matrix itself, if ``definite``."""
@@ -226,7 +246,9 @@ class RefinedInverse:
 
 
 def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Factorisation:
-    """Cholesky if positive definite, else LU, of a square matrix.
+    """Cholesky if positive definite, else LU, of a square matrix: in double precision if there is.
+
+    Large matrices of single precision are solved with in that: see `SOLVED_IN_DOUBLE`.
 
     Parameters
     ----------
@@ -244,20 +266,23 @@ def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Facto
         Exactly singular, or not positive definite although ``claimed``.
     """
     backend = backend_of(matrix)
+    wide = backend.double(matrix)
     if hermitian and (claimed or backend.values(matrix) is not None):
         try:
             scale = _definite_scale(backend, matrix)
-            factor = backend.scaled_cholesky(matrix, scale)
-            return Factorisation(backend, matrix.dtype, scale, scale, True, factor)
+            factor = backend.scaled_cholesky(wide, scale)
+            made = Factorisation(backend, matrix.dtype, scale, scale, True, factor)
+            return made.in_precision_of_solves()
         except LinAlgError:
             if claimed:
                 raise LinAlgError(f"{what} is not positive definite") from None
     rows, columns = _scales(backend, matrix, what)
-    scaled = matrix * rows[:, None] * columns
+    scaled = wide * rows[:, None] * columns
     try:
-        return Factorisation(backend, matrix.dtype, rows, columns, False, backend.lu(scaled))
+        made = Factorisation(backend, matrix.dtype, rows, columns, False, backend.lu(scaled))
     except LinAlgError:
         raise LinAlgError(singular(what)) from None
+    return made.in_precision_of_solves()
 
 
 def singular(what: str) -> str:

@@ -246,8 +246,9 @@ class JaxBackend(Backend):
 
     def schur(self, matrix: Array) -> tuple[Array, Array]:
         """JAX's on CPUs, on the host elsewhere; without derivatives."""
-        triangle, basis = _schur(self.wide(matrix))
-        return triangle, basis
+        triangle, basis = _schur(self.double(matrix))
+        dtype = jnp.result_type(matrix.dtype, jnp.complex64)
+        return triangle.astype(dtype), basis.astype(dtype)
 
     # -- products with Kronecker factors -------------------------------------------------------
 

@@ -219,7 +219,7 @@ class NumpyBackend(Backend):
         return np.asarray(sign), np.asarray(np.sum(np.log(magnitudes)))
 
     def eigh(self, matrix: Array) -> tuple[Array, Array]:
-        """NumPy's, in single precision for half precision."""
+        """NumPy's, which works in double precision and rounds to single."""
         dtype = self._lapack_dtype(matrix)
         values, vectors = np.linalg.eigh(matrix.astype(dtype, copy=False))
         return (

@@ -390,7 +390,7 @@ class Backend:
 
     def eigh(self, matrix: Array) -> tuple[Array, Array]:
         """Eigenvalues, ascending, and eigenvectors of a Hermitian matrix (its lower triangle)."""
-        values, vectors = self.xp.linalg.eigh(self.wide(matrix))
+        values, vectors = self.xp.linalg.eigh(self.double(matrix))
         return (
             self.xp.astype(values, self.real_dtype(matrix.dtype), copy=False),
             self.xp.astype(vectors, matrix.dtype, copy=False),
@@ -405,7 +405,7 @@ class Backend:
     def svd(self, matrix: Array) -> tuple[Array, Array, Array]:
         """Economy size: ``U`` ``(m, k)``, singular values, descending, and ``Vᴴ`` ``(k, n)``."""
         try:
-            u, s, vh = self.xp.linalg.svd(self.wide(matrix), full_matrices=False)
+            u, s, vh = self.xp.linalg.svd(self.double(matrix), full_matrices=False)
         except (np.linalg.LinAlgError, RuntimeError) as error:
             raise LinAlgError("the singular values did not converge") from error
         real = self.real_dtype(matrix.dtype)
@@ -427,9 +427,12 @@ class Backend:
         No array library but JAX on a CPU has one, so it is computed on the host by SciPy and
         the two small factors are sent back to the device of ``matrix``.
         """
-        triangle, basis = scipy.linalg.schur(self.to_numpy(self.wide(matrix)), output="complex")
+        made = scipy.linalg.schur(self.to_numpy(self.double(matrix)), output="complex")
         device = self.device(matrix)
-        return self.from_numpy(triangle, device), self.from_numpy(basis, device)
+        dtype = self.xp.result_type(matrix.dtype, self.xp.complex64)
+        triangle, basis = (self.from_numpy(part, device) for part in made)
+        cast = self.xp.astype
+        return cast(triangle, dtype, copy=False), cast(basis, dtype, copy=False)
 
     # -- products with Kronecker factors -------------------------------------------------------
 
@@ -506,6 +509,16 @@ class Backend:
         if self.xp.finfo(array.dtype).bits >= 32:
             return array
         return self.xp.astype(array, self.xp.float32)
+
+    def double(self, array: Array) -> Array:
+        """``array`` in double precision, where the library has it on the device; else `wide`."""
+        if self.xp.finfo(array.dtype).bits >= 64:
+            return array
+        info = self.xp.__array_namespace_info__()
+        known = info.dtypes(device=self.device(array), kind="real floating")
+        if "float64" not in known:
+            return self.wide(array)
+        return self.xp.astype(array, self.xp.result_type(array.dtype, known["float64"]))
 
     def promote(self, *arrays: Array) -> list[Array]:
         """The arrays in the one dtype that holds all of theirs."""

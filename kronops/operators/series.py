@@ -9,7 +9,7 @@ from typing import Any
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.caching import cached
-from kronops.checks import as_matrix, epsilon, is_hermitian
+from kronops.checks import as_matrix, epsilon, is_complex, is_hermitian
 from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 from kronops.explaining import Account
@@ -163,7 +163,7 @@ class SeriesOperator(LinearOperator):
             backward.append(xp.matmul(side.basis, vectors / root))
             spectra.append(psi if self.signed else xp.abs(psi))
         f = weights(spectra[0][:, None] * spectra[1], self.timesteps)
-        return _Congruence(_Pair(*forward), _Pair(*backward), f)
+        return _Congruence(self._pair(forward), self._pair(backward), self._rounded(f))
 
     @cached
     def _stationary(self) -> _Stationary:
@@ -177,15 +177,29 @@ class SeriesOperator(LinearOperator):
             lagged.append(xp.matmul(xp.matmul(vh, adjoint(side.lag)), whitening))
             sigmas.append(sigma)
             alignments.append(xp.sum(u * xp.matrix_transpose(vh), axis=0))
+        sigma = sigmas[0][:, None] * sigmas[1]
+        gaps, aligned = (1 - sigma) * (1 + sigma), alignments[0][:, None] * alignments[1]
         return _Stationary(
-            _Pair(*right), _Pair(*plain), _Pair(*lagged),
-            sigmas[0][:, None] * sigmas[1], alignments[0][:, None] * alignments[1],
+            self._pair(right), self._pair(plain), self._pair(lagged),
+            self._rounded(gaps), self._rounded(aligned),
         )  # fmt: skip
 
     @cached
     def _doublings(self) -> list[tuple[Array, Array]]:
         a, g = self._sides
-        return stein_powers(a.lag, g.lag)
+        return stein_powers(self._rounded(a.lag), self._rounded(g.lag))
+
+    def _pair(self, sides: list[Array]) -> _Pair:
+        a, g = sides
+        return _Pair(self._rounded(a), self._rounded(g))
+
+    def _rounded(self, array: Array) -> Array:
+        """What was set up in double precision, in that of products."""
+        xp = self.backend.xp
+        dtype = xp.result_type(self.backend.real_dtype(self.dtype), xp.float32)
+        return xp.astype(
+            array, xp.result_type(dtype, xp.complex64) if is_complex(array) else dtype, copy=False
+        )
 
     # -- products ------------------------------------------------------------------------------
 
@@ -223,12 +237,13 @@ class SeriesOperator(LinearOperator):
     @property
     def _basis(self) -> _Pair:
         a, g = self._sides
-        return _Pair(a.basis, g.basis)
+        return self._pair([a.basis, g.basis])
 
     @property
     def _roots(self) -> Array:
         a, g = self._sides
-        return self.backend.xp.sqrt(a.variances)[:, None] * self.backend.xp.sqrt(g.variances)
+        sqrt = self.backend.xp.sqrt
+        return self._rounded(sqrt(a.variances)[:, None] * sqrt(g.variances))
 
     def _sample(self, normals: Normals) -> Array:
         """By the root that each option's product has in the middle."""
@@ -302,13 +317,18 @@ class SeriesOperator(LinearOperator):
         if self.option == 1:
             values = DiagonalOperator(self._congruence.f, check_finite=False)
             sign, more = values._slogdet()
-            return xp.astype(sign, self.dtype, copy=False), logabsdet + more
+            return xp.astype(sign, self.dtype, copy=False), self._real(logabsdet + more)
         spectra = [xp.linalg.diagonal(self.backend.schur(side.lag)[0]) for side in self._sides]
         _ = self._doublings  # refuses correlations that do not decay
         resolvent = xp.sum(xp.log(xp.abs(1 - spectra[0][:, None] * spectra[1])))
         more = xp.sum(xp.log(self._safe_gaps)) + in_ * out * math.log(self.timesteps)
         sign = xp.ones((), dtype=self.dtype, device=self.device)
-        return sign, logabsdet + more - 2 * xp.astype(resolvent, logabsdet.dtype)
+        return sign, self._real(logabsdet + more - 2 * xp.astype(resolvent, logabsdet.dtype))
+
+    def _real(self, number: Array) -> Array:
+        """In the operator's own precision."""
+        xp = self.backend.xp
+        return xp.astype(number, self.backend.real_dtype(self.dtype), copy=False)
 
     def _diagonal(self) -> Array:
         if self.option == 2:
@@ -403,19 +423,14 @@ class _Stationary:
     right: _Pair
     plain: _Pair
     lagged: _Pair
-    sigma: Array
+    gaps: Array  # 1 − μ_A μ_Gᵀ with μ = σ²
     alignments: Array
-
-    @property
-    def gaps(self) -> Array:
-        """``1 − μ_A μ_Gᵀ`` with ``μ = σ²``."""
-        return (1 - self.sigma) * (1 + self.sigma)
 
 
 def _side(moments: Moments, damping: float, name: str) -> _Side:
     backend = backend_of(*moments)
     xp, adjoint = backend.xp, backend.adjoint
-    c0, c1 = (backend.wide(moment) for moment in moments)
+    c0, c1 = (backend.double(moment) for moment in moments)
     n = c0.shape[0]
     identity = xp.eye(n, dtype=c0.dtype, device=backend.device(c0))
     variances, basis = backend.eigh(0.5 * c0 + 0.5 * adjoint(c0) + damping * identity)

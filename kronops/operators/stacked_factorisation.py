@@ -54,7 +54,7 @@ def _factorise(group: Sequence[DenseOperator]) -> None:
     scale = power_of_two(xp, xp.sqrt(xp.where(fit[:, None], diagonal, xp.ones_like(diagonal))))
     identity = xp.eye(stack.shape[-1], dtype=stack.dtype, device=backend.device(stack))
     stack = xp.where(fit[:, None, None], stack, identity)
-    scaled = stack * scale[:, :, None] * scale[:, None, :]
+    scaled = backend.double(stack) * scale[:, :, None] * scale[:, None, :]
     try:
         factors, inverses = xp.linalg.cholesky(scaled), xp.linalg.inv(scaled)
     except (np.linalg.LinAlgError, RuntimeError):
