@@ -28,14 +28,15 @@ autosummary_generate = True
 autodoc_typehints = "none"
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
-autodoc_mock_imports = ["equinox", "jax", "lineax"]  # of adapters; the examples need PyTorch
+# Of adapters; the examples need PyTorch.
+autodoc_mock_imports = ["equinox", "jax", "linear_operator", "lineax"]
 numpydoc_show_class_members = False
 numpydoc_validation_checks = {"PR02", "PR03"}
 
 # Names of other projects are not looked up over the network, and stand as text; so do names that
 # are no part of the API but named in it.
 nitpick_ignore_regex = [
-    ("py:.*", r"(numpy|scipy|array_api_compat|lineax|matplotlib|torch)\..*"),
+    ("py:.*", r"(numpy|scipy|array_api_compat|linear_operator|lineax|matplotlib|torch)\..*"),
     ("py:.*", r"(.*\.)?_\w+"),
     ("py:obj", r"kronops(\.(algebra|operators)\b.*)?|LAWS"),
 ]
