@@ -39,7 +39,8 @@ autosummary_generate = True
 autodoc_typehints = "none"
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
-autodoc_mock_imports = ["equinox", "jax", "lineax"]  # of adapters; the examples need PyTorch
+# Of adapters; the examples need PyTorch.
+autodoc_mock_imports = ["equinox", "jax", "linear_operator", "lineax"]
 numpydoc_show_class_members = False
 numpydoc_validation_checks = {"PR02", "PR03"}
 
@@ -47,7 +48,7 @@ intersphinx_mapping = inventories.mapping(HERE / "generated" / "inventories")
 # Names that are no part of the API but named in it, and lineax's, whose documentation has no
 # inventory.
 nitpick_ignore_regex = [
-    ("py:.*", r"lineax\..*"),
+    ("py:.*", r"(linear_operator|lineax)\..*"),
     ("py:.*", r"(.*\.)?_\w+"),
     ("py:obj", r"kronops(\.(algebra|operators)\b.*)?|LAWS"),
 ]

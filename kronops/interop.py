@@ -66,7 +66,7 @@ def aslinearoperator(obj: Any, like: Array | None = None) -> LinearOperator:
     if is_array(obj):
         return DenseOperator(obj)
     names = [(cls.__module__.partition(".")[0], cls.__name__) for cls in type(obj).__mro__]
-    if ("kronops", "KronopsLinearOperator") in names:
+    if ("kronops", "KronopsLinearOperator") in names:  # of kronops.lineax or .linear_operator
         made: LinearOperator = obj.op
         return made
     kind = next((_SOURCES[name] for name in names if name in _SOURCES), None)
@@ -299,9 +299,17 @@ class _Lineax(Source):
         return sys.modules["jax"].tree.unflatten(self._tree, _replaced(self._parts, arrays))
 
     def matmat(self, thing: Any, x: Array) -> Array:
-        jax = sys.modules["jax"]
-        shape = thing.in_structure().shape
-        return jax.vmap(lambda column: thing.mv(column.reshape(shape)).reshape(-1), 1, 1)(x)
+        structure = thing.in_structure()
+        if structure.dtype != x.dtype:  # a function that was traced for that
+            raise TypeError(
+                f"{self.name} takes {structure.dtype} alone, and was given {x.dtype}: "
+                f"cast the vector"
+            )
+
+        def multiply(column: Array) -> Array:
+            return thing.mv(column.reshape(structure.shape)).reshape(-1)
+
+        return sys.modules["jax"].vmap(multiply, 1, 1)(x)
 
     def rmatmat(self, thing: Any, x: Array) -> Array:
         return self.matmat(thing.transpose(), x.conj()).conj()

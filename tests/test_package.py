@@ -65,8 +65,8 @@ FLOORS = (
     ("kronops.algebra",),
     ("kronops",),
     ("kronops.linalg", "kronops.testing"),
-    ("kronops.bench", "kronops.kfac", "kronops.lineax", "kronops.plot"),
-    ("kronops.__main__",),
+    ("kronops.bench", "kronops.kfac", "kronops.linear_operator", "kronops.lineax", "kronops.plot"),
+    ("kronops.__main__", "kronops.torch"),
 )
 # Operators that only kronops makes: they stand for results, and have no public constructor.
 INTERNAL_OPERATORS = {
@@ -90,7 +90,9 @@ FOR_SOME |= {
     "kronops.backends.kernels",
     "kronops.backends.tiles",
     "kronops.bench.peers",
+    "kronops.linear_operator",
     "kronops.lineax",
+    "kronops.torch",
 }
 FOR_SOME |= {
     "kronops.kfac.torch",
@@ -117,11 +119,13 @@ FOR_SOME |= {
 NOT_AT_IMPORT = ARRAY_LIBRARIES | {"hypothesis", "matplotlib", "pytest", "sklearn", "tqdm"}
 
 PUBLIC_MODULES = (kronops, kronops.kfac, kronops.linalg, kronops.testing)
-for needed, adapter in {
-    "jax": "kronops.kfac.jax",
-    "lineax": "kronops.lineax",
-    "matplotlib": "kronops.plot",
-    "torch": "kronops.kfac.torch",
+for adapter, needed in {
+    "kronops.kfac.jax": "jax",
+    "kronops.kfac.torch": "torch",
+    "kronops.linear_operator": "linear_operator",
+    "kronops.lineax": "lineax",
+    "kronops.plot": "matplotlib",
+    "kronops.torch": "torch",
 }.items():
     if importlib.util.find_spec(needed):
         PUBLIC_MODULES += (importlib.import_module(adapter),)
