@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The interpreter that .venv is made with, for example `make test PYTHON=python3.13`.
 PYTHON :=
-# Two workers share the cores: one BLAS thread for each.
+# Two workers share the cores: one BLAS thread for each. So has what examples compute: two would wait
+# for each other where cores are shared.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 VECLIB_MAXIMUM_THREADS=1
 WORKERS := 2
 PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
@@ -47,7 +48,7 @@ types: $(VENV)/types.stamp ## The type annotations, and a sample of their use, c
 
 docs: $(VENV)/docs.stamp ## The documentation, into docs/_build/html; a warning is an error.
 	rm -rf docs/generated docs/_build
-	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+	$(ONE_THREAD) $(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 # The browser comes in a wheel (520 MB unpacked). Where there is none for this machine, or it does

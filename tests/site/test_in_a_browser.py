@@ -36,14 +36,9 @@ SHOWN = (
 # Elements that end beyond the page's right edge, and are in no frame that scrolls.
 OVERFLOWING = """
     (() => {
-        const scrolls = node => {
-            for (let n = node.parentElement; n && n !== document.body; n = n.parentElement) {
-                const way = getComputedStyle(n).overflowX;
-                if (way === 'auto' || way === 'scroll' || way === 'hidden') return true;
-            }
-            return false;
-        };
-        const wide = [...document.querySelectorAll('.bd-main *')].filter(node => {
+        const frames = 'pre, .pst-scrollable-table-container, mjx-container, .math';
+        const scrolls = node => node.parentElement.closest(frames);
+        const wide = [...document.querySelectorAll('.bd-article-container *')].filter(node => {
             const box = node.getBoundingClientRect();
             return box.width > 0 && box.right > window.innerWidth + 1 && !scrolls(node);
         });
@@ -75,7 +70,7 @@ def problems(browser) -> dict:
 def test_what_is_wrong_is_seen(browser, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(
-        "<main class='bd-main'><p style='width: 900px'>wide</p><img src='none.png'>"
+        "<main class='bd-article-container'><p style='width: 900px'>wide</p><img src='none.png'>"
         "<span class='math'></span><span class='math'></span><mjx-container><mjx-merror/></main>"
     )
     browser.open(page.as_uri(), width=WIDTHS["phone"])
