@@ -4,13 +4,16 @@
 
 Each of the first rows is a system ``(A1 ⊗ … ⊗ AN + λ I) x = b`` (or of a Kronecker sum) and the
 error ``max |x - x*| / max |x*|`` of each library in units of rounding, ``x*`` by mpmath in 250
-digits from the entries as they are stored. A library that raises has the error's name instead. The
-last rows compare the times of solves with and without ``refine=True``: until the first solution,
-factorisations included, and for each later one. Ratios are how many times refinement costs.
+digits from the entries as they are stored. A library that raises has the error's name instead. Then
+instances are drawn twenty times: the error of each library over that of the best of the others, its
+median and its worst, tells luck from skill. The last rows compare the times of solves with and
+without ``refine=True``: until the first solution, factorisations included, and for each later one.
+Ratios are how many times refinement costs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -133,11 +136,28 @@ def instances() -> Iterator[Instance]:
     yield Instance("single precision, damping 1e-7", single, 1e-7)
 
 
-def exact_solution(instance: Instance) -> tuple[list[Any], float]:
+def draws(seed: int) -> Iterator[Instance]:
+    """Instances of the kinds above in other bases."""
+    seeds = range(10 * seed + 100, 10 * seed + 110)
+    for condition in (1e8, 1e12):
+        shown, root = f"{condition:.0e}", condition**0.5
+        yield Instance(f"general, {shown}", [conditioned(12, condition, seeds[0], False)])
+        yield Instance(f"symmetric, {shown}", [conditioned(12, condition, seeds[1])])
+        two = [conditioned(8, root, seeds[2], False), conditioned(6, root, seeds[3], False)]
+        yield Instance(f"two factors, {shown} together", two)
+        damped = [conditioned(8, 1e8, seeds[4]), conditioned(6, 1e8, seeds[5])]
+        yield Instance(f"exact damping, {shown}", damped, 1.0 / condition)
+        sums = [conditioned(8, 1e20, seeds[6]), conditioned(6, 1e20, seeds[7])]
+        yield Instance(f"Kronecker sum, {shown}", sums, 1.0 / condition, summed=True)
+    narrow = [conditioned(8, 1e3, s, False).astype(np.float32) for s in seeds[8:10]]
+    yield Instance("single precision, 1e+06", narrow)
+
+
+def exact_solution(instance: Instance, digits: int = DIGITS) -> tuple[list[Any], float]:
     """The solution, and the condition number in the 1-norm."""
     import mpmath
 
-    mpmath.mp.dps = DIGITS
+    mpmath.mp.dps = digits
     factors = [mpmath.matrix(factor.astype(float).tolist()) for factor in instance.factors]
     if instance.summed:
         sizes = [factor.rows for factor in factors]
@@ -256,6 +276,15 @@ def cola(instance: Instance) -> np.ndarray:
     return (inv(op) @ torch.from_numpy(instance.right_hand_side)).numpy()
 
 
+def curvlinops(instance: Instance) -> np.ndarray:
+    """A linear layer's block, by Cholesky factors, or eigenvectors where it is damped."""
+    from hostile_libraries import by_curvlinops
+
+    if instance.summed or not instance.symmetric or len(instance.factors) != 2:
+        raise Unsupported("for products of two symmetric factors")
+    return by_curvlinops(instance.factors).solve(instance.right_hand_side, instance.damping).numpy()
+
+
 def pykronecker(instance: Instance) -> np.ndarray:
     from pykronecker import KroneckerProduct
 
@@ -282,6 +311,7 @@ LIBRARIES: dict[str, tuple[str, Callable[[Instance], np.ndarray]]] = {
     "NumPy, by factors": ("numpy", numpy_factors),
     "linear_operator": ("linear_operator", linear_operator),
     "CoLA": ("cola-ml", cola),
+    "curvlinops": ("curvlinops-for-pytorch", curvlinops),
     "pykronecker": ("pykronecker", pykronecker),
     "PyLops": ("pylops", pylops),
 }
@@ -305,6 +335,41 @@ def errors_of(instance: Instance) -> dict[str, Any]:
         if any(issubclass(warning.category, kronops.LinAlgWarning) for warning in said):
             row[f"{name} warns"] = True
     return row
+
+
+EVERYWHERE = ("kronops", "NumPy, dense", "SciPy, dense", "NumPy, by factors")
+
+
+def spread(seeds: int = 20) -> Iterator[dict[str, Any]]:
+    """How far behind the best of the others each library is, over many draws."""
+    behind: dict[str, dict[str, list[float]]] = {}
+    for seed in range(seeds):
+        for instance in draws(seed):
+            kind = behind.setdefault(instance.name, {name: [] for name in EVERYWHERE})
+            for name, ratio in _behind(instance).items():
+                kind[name].append(ratio)
+    for name, ratios in behind.items():
+        row: dict[str, Any] = {"drawn": name}
+        for library, found in ratios.items():
+            row[f"{library}, median"] = float(np.median(found)) if found else None
+            row[f"{library}, worst"] = max(found, default=None)
+        yield row
+
+
+def _behind(instance: Instance) -> dict[str, float]:
+    """The error of each library over the least of the others', a unit of rounding at least."""
+    want, _ = exact_solution(instance, digits=60)
+    eps = float(np.finfo(instance.factors[0].dtype).eps)
+    errors = {}
+    for name in EVERYWHERE:
+        with contextlib.suppress(Unsupported), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = LIBRARIES[name][1](instance)
+            errors[name] = max(1.0, units_of_error(np.asarray(made), want, eps))
+    return {
+        name: error / min(other for key, other in errors.items() if key != name)
+        for name, error in errors.items()
+    }
 
 
 # -- the cost --------------------------------------------------------------------------------------
@@ -337,12 +402,13 @@ def costs() -> Iterator[dict[str, Any]]:
 
 def measure() -> Iterator[dict[str, Any]]:
     yield from map(errors_of, instances())
+    yield from spread()
     yield from costs()
 
 
 DISTRIBUTIONS = (
     *("numpy", "scipy", "torch", "linear_operator"),
-    *("cola-ml", "pykronecker", "pylops", "mpmath"),
+    *("cola-ml", "curvlinops-for-pytorch", "pykronecker", "pylops", "mpmath"),
 )
 
 if __name__ == "__main__":

@@ -166,8 +166,8 @@ def hard_instances(report: Report) -> str:
     kept = [sum(_within(row.get(name), 16) for row in errors) for name in libraries]
     lines.append(f"| **within 16 units** | of {len(errors)} | {' | '.join(map(str, kept))} |")
     versions = ", ".join(f"{name} {v}" for name, v in report["versions"].items() if v)
-    costs = report | {"rows": [row for row in report["rows"] if "sizes" in row]}
-    return "\n\n".join([f"Versions: {versions}.", "\n".join(lines), rows(costs)])
+    others = report | {"rows": [row for row in report["rows"] if "instance" not in row]}
+    return "\n\n".join([f"Versions: {versions}.", "\n".join(lines), rows(others)])
 
 
 def _within(value: Any, most: float) -> bool:

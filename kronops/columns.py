@@ -67,7 +67,8 @@ def scaled_norm(xp: Any, array: Array) -> Array:
     if 0 in array.shape:
         return xp.sum(magnitudes)
     largest = xp.max(magnitudes)
-    unit = xp.where(largest == 0, xp.ones_like(largest), largest)
+    of_use = (largest > 0) & xp.isfinite(largest)
+    unit = xp.where(of_use, largest, xp.ones_like(largest))
     return unit * xp.sqrt(xp.sum((magnitudes / unit) ** 2))
 
 

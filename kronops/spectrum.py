@@ -17,6 +17,7 @@ __all__ = [
     "check_estimate",
     "check_sums",
     "exp",
+    "in_range",
     "log",
     "power",
     "real",
@@ -85,6 +86,17 @@ def exp(eigenvalues: Array, what: str) -> Array:
                 f"the range of {values.dtype}"
             )
     return xp.exp(eigenvalues)
+
+
+def in_range(eigenvalues: Array, what: str) -> Array:
+    """``eigenvalues``; `OverflowError` where one is out of the range of its dtype."""
+    backend = backend_of(eigenvalues)
+    values = backend.values(eigenvalues)
+    if values is not None and not backend.all_finite(values):
+        raise OverflowError(
+            f"{what} has eigenvalues out of the range of {eigenvalues.dtype}: scale its factors"
+        )
+    return eigenvalues
 
 
 def log(eigenvalues: Array, what: str) -> Array:

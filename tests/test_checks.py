@@ -1,11 +1,6 @@
-"""What counts as symmetric, to the unit of rounding: found by mutating `kronops.checks`.
+"""What counts as symmetric, to the unit of rounding: what mutants of `kronops.checks` asked for.
 
-    cosmic-ray init checks.toml checks.sqlite && cosmic-ray exec checks.toml checks.sqlite
-
-Mutants of these kinds are equivalent, and survive: ``<`` for ``==`` in the exact comparison of
-tiles (the comparison to rounding follows), ``is not`` for ``!=`` of small integers, and
-``shape[1]`` for ``shape[0]`` of what is square. In `kronops.series_sums`: ``<=`` for ``<`` where
-both branches agree (``x = 0``), or where the two sizes are never equal.
+``python tests/mutants.py`` makes them; docs/mutants.md lists those that survive, and why.
 """
 
 from __future__ import annotations
@@ -14,7 +9,14 @@ import numpy as np
 import pytest
 
 from kronops import DenseOperator, LinAlgError, SeriesOperator
-from kronops.checks import as_inexact, as_vector, hermitian_to_rounding, is_complex, is_hermitian
+from kronops.checks import (
+    as_inexact,
+    as_matrix,
+    as_vector,
+    hermitian_to_rounding,
+    is_complex,
+    is_hermitian,
+)
 from kronops.scaling import (
     exponent,
     kronecker,
@@ -47,6 +49,33 @@ def test_as_many_units_of_rounding_as_there_are_rows_and_ten_more(n, dtype):
             passes, fails = (asymmetric(n, sign * (n + 10 + d), dtype, place) for d in (-1, 1))
             assert is_hermitian(passes) and hermitian_to_rounding(passes)
             assert not is_hermitian(fails) and not hermitian_to_rounding(fails)
+
+
+@pytest.mark.parametrize("size", [2.0**-20, 1.0, 2.0**20])
+def test_rounding_is_relative_and_its_bound_is_allowed(size):
+    """Two rows: twelve units pass, and thirteen do not."""
+    for units, want in ((12, True), (13, False)):
+        matrix = np.array([[1.0, 1.0], [1.0, 1.0]]) * size
+        matrix[1, 0] -= units * np.finfo(float).eps * size
+        assert is_hermitian(matrix) is want and bool(hermitian_to_rounding(matrix)) is want
+
+
+def test_zeros_and_infinities_may_be_symmetric_beside_rounding():
+    matrix = np.array([[1.0, 1.0, 0.0], [1.0 + 2**-52, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    assert is_hermitian(matrix)
+    assert is_hermitian(np.array([[1.0, np.inf], [np.inf, 1.0]]))
+
+
+def test_sizes_beyond_the_integers_that_python_shares():
+    assert is_hermitian(np.eye(300))
+
+
+@pytest.mark.parametrize(
+    "read", [lambda x: as_matrix(x[:, None], "x"), lambda x: as_vector(x, "x")]
+)
+def test_what_is_not_finite_is_refused_by_default(read):
+    with pytest.raises(ValueError, match="x has NaN or infinite entries"):
+        read(np.array([1.0, np.nan]))
 
 
 def test_what_is_as_large_with_another_sign_is_not_symmetric():

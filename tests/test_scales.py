@@ -287,3 +287,18 @@ def test_sums_of_terms_whose_factors_are_of_opposite_sizes(power):
     x = rng.standard_normal(9)
     np.testing.assert_allclose(op.solve(want @ x), x, rtol=1e-9)
     assert op.slogdet().logabsdet == pytest.approx(np.linalg.slogdet(want)[1], rel=1e-11)
+
+
+def test_eigenvalues_out_of_range_say_so():
+    """A determinant may be in range all the same: infinity would be a wrong answer."""
+    a, b = 1e200 * np.array([[2.0, 1.0], [1.0, 3.0]]), 1e200 * np.array([[4.0, 1.0], [1.0, 2.0]])
+    op = kron(a, b).damped(0.1)
+    for asked in (op.logdet, op.norm, op.eigh, lambda: op.solve(np.ones(4))):
+        with (
+            np.errstate(over="ignore"),
+            pytest.raises(OverflowError, match="eigenvalues out of the range of float64"),
+        ):
+            asked()
+    assert np.all(np.isfinite(op @ np.full(4, 1e-200)))
+    with np.errstate(over="ignore"):
+        assert DiagonalOperator(np.full(3, np.inf), check_finite=False).norm() == np.inf

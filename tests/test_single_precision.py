@@ -47,6 +47,15 @@ def test_solves(library, n, allowed, symmetric):
     assert units(op.logdet() if symmetric else op.slogdet()[1], np.linalg.slogdet(wide)[1]) < 1
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_determinants_near_one(library, symmetric):
+    """Of 300 rows: the logarithms of pivots cancel, and what rounding they had would not."""
+    a = matrix(300, symmetric) * np.float32(100)
+    want = np.linalg.slogdet(a.astype(float))[1]
+    assert abs(want) < 1
+    assert units(DenseOperator(library(a)).slogdet().logabsdet, want) < 1
+
+
 @pytest.mark.parametrize("n", [20, 300])
 def test_complex_and_extreme_entries(library, n):
     a = matrix(n, False, np.complex64) * np.float32(1e30)

@@ -146,7 +146,7 @@ class KroneckerEigenOperator(LinearOperator):
         """``λ``, in the domain shape (flat where no array has so many axes)."""
         if self.base is None:
             return self._unflattened(self.values)
-        values = self.base._eigenbasis()[0]
+        values = spectrum.in_range(self.base._eigenbasis()[0], self._label)
         one = self.backend.xp.ones((), dtype=values.dtype, device=self.device)
         shifted = values + rescale(one, [self.shift])
         if self.inverted:

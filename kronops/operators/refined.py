@@ -178,7 +178,7 @@ class RefinedOperator(LinearOperator):
             raise TypeError(
                 f"refine=True looks at the values of the operator's arrays, which cannot be seen "
                 f"here (inside jax.jit, say, or in a graph not yet evaluated): make {self._label} "
-                f"outside, its refined inverse may then be applied inside"
+                f"outside, and let the function close over it instead of taking it as an argument"
             )
 
     # -- of the same kind ----------------------------------------------------------------------
