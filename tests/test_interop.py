@@ -281,6 +281,13 @@ def test_changes_afterwards_do_not_reach_it(kind, monkeypatch):
     np.testing.assert_array_equal(host(op), A)
 
 
+def test_a_product_that_is_the_vector_itself_is_copied():
+    op = aslinearoperator(sla.aslinearoperator(scipy.sparse.eye_array(3)) ** 0)
+    x = np.ones(3)
+    (op @ x)[0] = 7.0
+    np.testing.assert_array_equal(x, np.ones(3))
+
+
 def test_a_wider_vector_loses_nothing():
     torch, library = needed("torch", "linear_operator")
     theirs = library.to_linear_operator(torch.eye(3) / 3)
