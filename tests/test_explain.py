@@ -243,7 +243,7 @@ class TestNotebooks:
 
 
 @pytest.mark.parametrize("name", zoo.CASES)
-def test_completion_of_operators_shows_what_has_a_docstring(self, name):
+def test_completion_of_operators_shows_what_has_a_docstring(name):
     """Their parameters, and what has words of its own; no hooks, no helpers."""
     op, _ = zoo.CASES[name](zoo.Maker(np, "float64"))
     shown = {name for name in dir(op) if not name.startswith("__")}
