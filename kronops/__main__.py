@@ -1,7 +1,7 @@
 """``python -m kronops``: what is installed, which libraries and devices work, a self-check.
 
 ``python -m kronops bench`` times some products beside those of the other libraries that are
-installed, for about half a minute.
+installed, in about half a minute of processor time.
 """
 
 from __future__ import annotations

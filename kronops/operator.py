@@ -1190,7 +1190,7 @@ class LinearOperator(Collection, ABC):
             return
         if is_array(other) and other.ndim:
             raise TypeError(f"op {sign} array: wrap the array, op {sign} DenseOperator(array)")
-        if hasattr(other, "shape"):
+        if hasattr(other, "shape") and not is_array(other):
             raise TypeError(
                 f"op {sign} {type(other).__name__}: of another library's operator "
                 f"op {sign} kronops.aslinearoperator(…) would do"

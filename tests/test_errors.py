@@ -7,6 +7,7 @@ import warnings
 import array_api_strict as strict
 import numpy as np
 import pytest
+import scipy.sparse
 
 import kronops
 from kronops import (
@@ -553,3 +554,11 @@ def test_what_fits_no_drawing_has_words_alone():
         with pytest.raises(ValueError, match="would do") as caught:
             K.multiply(bad)
         assert "\n" not in str(caught.value)
+
+
+def test_operators_of_other_libraries_are_told_how():
+    sparse = scipy.sparse.eye_array(6)
+    with pytest.raises(TypeError, match=r"op \+ dia_array: .* op \+ kronops.aslinearoperator"):
+        K + sparse
+    with pytest.raises(TypeError, match=r"factors\[1\] is a dia_array: .*kronops.aslinearoperator"):
+        kron(I2, sparse)

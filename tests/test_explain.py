@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import html.parser
+import inspect
+import re
 import warnings
 
 import numpy as np
@@ -216,6 +218,10 @@ class TestNotebooks:
         assert "multiply: " in read.text and "logdet" not in read.text
         assert {"details", "summary", "pre"} <= read.seen
 
+    def test_complex_numbers_take_twice_as_much(self):
+        op = kronops.DenseOperator(np.ones((100, 10), "complex128"))
+        assert "16 kB, as a matrix 16 kB" in Tags(op._repr_html_()).text
+
     def test_no_script_and_no_colour_but_the_page_s_own(self):
         made = kronops.kron(np.eye(2), np.eye(2))._repr_html_()
         assert "script" not in Tags(made).seen
@@ -234,6 +240,18 @@ class TestNotebooks:
         jax = pytest.importorskip("jax", reason="jax is not installed")
         made = jax.vmap(kronops.kron)(jax.numpy.ones((2, 3, 3)), jax.numpy.ones((2, 2, 2)))
         assert Tags(made._repr_html_()).text == repr(made)
+
+
+@pytest.mark.parametrize("name", zoo.CASES)
+def test_completion_of_operators_shows_what_has_a_docstring(name):
+    """Their parameters, and what has words of its own; no hooks, no helpers."""
+    op, _ = zoo.CASES[name](zoo.Maker(np, "float64"))
+    shown = {name for name in dir(op) if not name.startswith("__")}
+    documented = inspect.getdoc(type(op)) or ""
+    assert not any(name.startswith("_") for name in shown)
+    assert {"solve", "H", "shape"} <= shown
+    for name in shown - set(dir(kronops.LinearOperator)):
+        assert re.search(rf"\b{name}\b", documented), name
 
 
 def test_what_is_refused_is_said(rng):

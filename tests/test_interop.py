@@ -281,6 +281,15 @@ def test_changes_afterwards_do_not_reach_it(kind, monkeypatch):
     np.testing.assert_array_equal(host(op), A)
 
 
+def test_a_product_that_is_the_vector_itself_is_copied():
+    class Same(Products):
+        matmat = staticmethod(lambda x: x)
+
+    x = np.ones((3, 2))
+    (aslinearoperator(Same(A), like=A) @ x)[0] = 7.0
+    np.testing.assert_array_equal(x, np.ones((3, 2)))
+
+
 def test_a_wider_vector_loses_nothing():
     torch, library = needed("torch", "linear_operator")
     theirs = library.to_linear_operator(torch.eye(3) / 3)
@@ -471,13 +480,21 @@ class TestOperatorModule:
 
         module = OperatorModule(op)
         before = module.operator
-        logdet = before.logdet()
         assert module.operator is before
         module.load_state_dict({name: 2 * t for name, t in module.state_dict().items()})
         assert module.operator is not before
-        assert before.logdet() == logdet  # a snapshot
         want = 4 * np.kron(A, np.eye(2)) + 0.5 * np.eye(6)
         np.testing.assert_allclose(module.operator.to_dense().numpy(), want)
+
+    def test_an_operator_is_a_snapshot_of_the_state(self):
+        (torch,) = needed("torch")
+        from kronops.torch import OperatorModule
+
+        module = OperatorModule(kronops.DiagonalOperator(torch.ones(3)))
+        before = module.operator
+        module.load_state_dict({name: 2 * t for name, t in module.state_dict().items()})
+        assert before.diagonal().tolist() == [1.0, 1.0, 1.0]
+        assert module.operator.diagonal().tolist() == [2.0, 2.0, 2.0]
 
     def test_parameters_are_learnt(self, op):
         (torch,) = needed("torch")
@@ -527,6 +544,11 @@ class TestAsLinearOperator:
             (theirs.solve(x, x.mT), x.mT @ torch.linalg.solve(matrix, x)),
             (theirs.logdet(), torch.logdet(matrix)),
             (theirs.inv_quad(x), torch.sum(x * torch.linalg.solve(matrix, x))),
+            (theirs.inv_quad_logdet(x)[0], torch.sum(x * torch.linalg.solve(matrix, x))),
+            (
+                theirs.inv_quad_logdet(x, reduce_inv_quad=False)[0],
+                torch.sum(x * torch.linalg.solve(matrix, x), 0),
+            ),
             (theirs.diagonal(), torch.diagonal(matrix)),
             (theirs[1:3, ::2].to_dense(), matrix[1:3, ::2]),
             ((2 * theirs).to_dense(), 2 * matrix),
