@@ -67,6 +67,7 @@ sphinx_gallery_conf = {
     "capture_repr": (),
     "download_all_examples": False,
     "notebook_extensions": set(),
+    "remove_config_comments": True,
     "show_signature": False,
     "write_computation_times": False,
     "reset_modules": ("matplotlib", "gallery.draw_for_light_and_dark"),

@@ -209,3 +209,4 @@ known = np.where(seen, truth, np.nan)[line, chosen]
 axes.plot(distance, known, ".", color="gray", markersize=4, label="seen")
 axes.set(xlabel="km from the western edge", ylabel="elevation in m")
 axes.legend()
+# sphinx_gallery_thumbnail_number = 2

@@ -115,3 +115,4 @@ figure, grid = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained")
 for axes, (title, picture) in zip(grid.flat, pictures.items(), strict=True):
     axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
     axes.set(title=title, xticks=[], yticks=[])
+# sphinx_gallery_thumbnail_number = 2

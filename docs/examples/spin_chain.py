@@ -123,3 +123,4 @@ picture = axes.imshow(
 )
 figure.colorbar(picture, label="magnetisation")
 axes.set(xlabel="spin", ylabel="time")
+# sphinx_gallery_thumbnail_number = 2
