@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections import Counter
@@ -13,12 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dask
+import numpy as np
 from distributed import Client, LocalCluster, WorkerPlugin
 
 from kronops.factorisation import factorise
+from kronops.kfac import Curvature, DenseLayer
 from kronops.operators import dense
 
-LOOPBACK = {"host": "127.0.0.1", "dashboard_address": None}
+LOOPBACK = {"host": "127.0.0.1", "dashboard_address": ":0"}
 
 
 @contextlib.contextmanager
@@ -40,6 +44,39 @@ def local_cluster(folder: Path, workers: int = 2, memory: str = "512MiB"):
             )
         )
         yield stack.enter_context(Client(cluster, timeout=30))
+
+
+@contextlib.contextmanager
+def scheduler_and_worker(folder: Path):
+    """A client, and the process of its scheduler."""
+    file = folder / "scheduler.json"
+    quiet = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--no-dashboard"]
+    worker = ["--nthreads", "1", "--no-nanny", "--death-timeout", "5"]
+    commands = (["dask_scheduler", "--port", "0"], ["dask_worker", *worker])
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for module, *options in commands:
+            command = [sys.executable, "-m", f"distributed.cli.{module}", *quiet, *options]
+            started = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=folder)
+            stack.callback(started.wait)
+            stack.callback(started.kill)
+            processes.append(started)
+        client = stack.enter_context(Client(scheduler_file=str(file), timeout=5))
+        client.wait_for_workers(1, timeout=30)
+        yield client, processes[0]
+
+
+def slowly(chunk):
+    time.sleep(0.5)
+    return chunk
+
+
+def estimated(shard: int) -> Curvature:
+    """The moments of one shard of the data."""
+    rng = np.random.default_rng(shard)
+    curvature = Curvature({"dense": DenseLayer()})
+    curvature.update({"dense": (rng.normal(size=(10, 4)), rng.normal(size=(10, 3)))})
+    return curvature
 
 
 def mark(folder: Path, name: object) -> None:

@@ -399,6 +399,17 @@ def test_graphs_of_lazy_factors_are_small():
     assert tasks(made) <= 20
 
 
+def test_large_factorisations_go_first():
+    """Dask's optimisation forgets it, so that what `persist` is given is not optimised."""
+    claimed = [DenseOperator(da.from_array(definite(n)), "symmetric") for n in (6, 4)]
+    for op in (kron(*claimed), kron(*claimed).damped(0.1)):
+        inverse = op.inverse()
+        inverse @ da.ones(24)
+        layers = inverse.__dask_graph__().layers.values()
+        found = {layer.annotations["priority"] for layer in layers if layer.annotations}
+        assert found == {6**3, 4**3}
+
+
 def test_right_hand_sides_keep_their_chunks_of_columns():
     b = da.from_array(normal(12, 9), chunks=(12, 3))
     for assume, chunks in itertools.product((None, "positive definite"), (12, 5)):

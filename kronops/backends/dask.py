@@ -76,7 +76,8 @@ class DaskBackend(Backend):
 
     def from_numpy(self, array: np.ndarray[Any, Any], device: Any = None) -> Array:
         """The array in memory, in one chunk unless it is larger than Dask's chunks are."""
-        return da.from_array(array.copy())
+        with _first_if_large(array):  # or small ones are there, and begin, before large ones
+            return da.from_array(array.copy())
 
     # -- arrays in chunks ----------------------------------------------------------------------
 
@@ -250,7 +251,8 @@ def _of_whole(function: str, arrays: Any, *forms: Any, **options: Any) -> tuple[
 
 def _first_if_large(matrix: Array) -> AbstractContextManager[Any]:
     """Tasks that take longest begin first: then workers end at about the same time."""
-    return dask.annotate(priority=math.prod(matrix.shape) * min(matrix.shape, default=0))
+    operations = math.prod(matrix.shape) * min(matrix.shape) if matrix.ndim == 2 else 0
+    return dask.annotate(priority=operations)
 
 
 def _parts_of(made: Any, like: Array, *forms: Any) -> tuple[Array, ...]:
