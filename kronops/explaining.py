@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kronops.operator import LinearOperator
 
-__all__ = ["OPERATIONS", "Account", "explain"]
+__all__ = ["OPERATIONS", "Account", "explain", "quantity"]
 
 # What is accounted for; all but the first are of square operators.
 OPERATIONS = ("multiply", "multiply_inverse", "logdet", "eigh")
@@ -60,9 +60,9 @@ class Account:
             return "flops not known"
         parts = 2 if self.op._complex else 1
         itemsize = parts * self.op.backend.xp.finfo(self.op.dtype).bits // 8
-        said = [_quantity(flops, "flop"), _quantity(self.total("numbers") * itemsize, "B")]
+        said = [quantity(flops, "flop"), quantity(self.total("numbers") * itemsize, "B")]
         if once:
-            said.append(f"once {_quantity(once, 'flop')}")
+            said.append(f"once {quantity(once, 'flop')}")
         return ", ".join(said)
 
 
@@ -141,7 +141,7 @@ def _how(account: Account) -> Iterator[str]:
         yield from lines[1:]
 
 
-def _quantity(amount: float, unit: str) -> str:
+def quantity(amount: float, unit: str) -> str:
     """With three digits, and a prefix."""
     prefixes = ["", "k", "M", "G", "T", "P", "E"]
     power = 0

@@ -10,6 +10,7 @@ import os
 import sys
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from kronops import columns, scaling, spectrum, tree
@@ -91,6 +92,9 @@ class Algebra(Protocol):
     def chunkwise(self, op: LinearOperator, x: Array) -> LinearOperator: ...
     def multiply_sharded(self, op: LinearOperator, v: Any, axis: int | None = None) -> Any: ...
     def whole(self, op: LinearOperator) -> Any: ...
+    def explain_sharded(
+        self, op: LinearOperator, mesh: Any, spec: Any, columns: int
+    ) -> Iterable[str]: ...
     def mask(self, op: LinearOperator, mask: Any) -> LinearOperator: ...
     def select(self, op: LinearOperator, rows: Index, columns: Index) -> Any: ...
 
@@ -743,7 +747,7 @@ class LinearOperator(ABC):
 
     # -- words ---------------------------------------------------------------------------------
 
-    def explain(self, columns: int = 1) -> str:
+    def explain(self, columns: int = 1, *, mesh: Any = None, spec: Any = None) -> str:
         """The operators inside, and for each operation the identity that it uses and its cost.
 
         Nothing is factorised for it. Costs are flops (of complex numbers if the operator is
@@ -754,6 +758,13 @@ class LinearOperator(ABC):
         ----------
         columns : int
             For how many vectors at once; Kronecker products are planned for that.
+        mesh : jax.sharding.Mesh or dict, optional
+            Devices over which vectors of the domain shape are split (of a dict, the names and sizes
+            of its axes): then the redistributions of the products, and the bytes that each device
+            sends and holds, are told as well.
+        spec : jax.sharding.PartitionSpec or tuple, optional
+            Which axes of the mesh split which axis of the vectors. If not given, all of the mesh
+            splits the first axis.
 
         Examples
         --------
@@ -768,7 +779,11 @@ class LinearOperator(ABC):
             A1 (200 x 200) on (1, 200, 100)
             A2 (300 x 100) on (200, 100, 1)
         """
-        return explain(self, as_integer(columns, "columns", least=1))
+        columns = as_integer(columns, "columns", least=1)
+        said = explain(self, columns)
+        if mesh is None:
+            return said
+        return "\n".join([said, "", *self._algebra.explain_sharded(self, mesh, spec, columns)])
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(self.explain())}</pre>"

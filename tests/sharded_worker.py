@@ -207,6 +207,17 @@ def bytes_of_the_program():
     return rows
 
 
+@check
+def memory_of_the_program():
+    """The bytes of arguments, results and what is between them, on one device."""
+    factors = [definite(64) for _ in range(3)]
+    op, v = kron(*(place(LINE, a) for a in factors)), place(LINE, np.ones((64, 64, 64)), "x")
+    program = jax.jit(lambda op, v: op.multiply(v)).lower(op, v).compile()
+    found = program.memory_analysis()
+    sizes = found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes
+    return sum(sizes)
+
+
 def main(port, index):
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(index), initialization_timeout=30)
     global LINE, SQUARE, PLAIN
