@@ -5,11 +5,14 @@ python tests/sharded_worker.py port index
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import re
 import sys
 import traceback
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -194,6 +197,9 @@ def conjugate_gradients():
     x, info = kronops.linalg.cg(op, b, rtol=1e-12, M=op.damped(0.1).inverse())
     right(x, ours.solve(values), b)
     assert info == 0
+    x, info = jax.jit(lambda b: kronops.linalg.cg(op, b, rtol=1e-12))(b)
+    right(x, ours.solve(values), b)
+    assert int(info) == 0
 
 
 @check
@@ -216,6 +222,18 @@ def memory_of_the_program():
     found = program.memory_analysis()
     sizes = found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes
     return sum(sizes)
+
+
+@check
+def the_page():
+    """What docs/sharding.md shows first."""
+    page = Path(__file__).resolve().parent.parent / "docs" / "sharding.md"
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+    names = {"__name__": "page"}
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(compile(block, str(page), "exec"), names)
+    assert names["step"].sharding.spec == names["gradient"].sharding.spec
+    assert int(names["info"]) == 0 and "2 redistributions" in said.getvalue()
 
 
 def main(port, index):
