@@ -1084,13 +1084,16 @@ class LinearOperator(ABC):
             x = self._as_input(x, name)
             if backend_of(x) is not self.backend:
                 return self._algebra.chunkwise(self, x)._apply(x, name)
+        if self.backend.shards and x.ndim:
+            made = self._algebra.multiply_sharded(self, x, max(x.ndim - 2, 0))
+            if made is not None:
+                return made
         n = self.shape[1]
-        if x.ndim and x.shape[max(x.ndim - 2, 0)] == n:
-            if self.backend.shards:
-                made = self._algebra.multiply_sharded(self, x, max(x.ndim - 2, 0))
-                if made is not None:
-                    return made
-            return self._apply_last(x) if x.ndim == 1 else self._matmat(x)
+        if x.ndim == 1:
+            if x.shape[0] == n:
+                return self._apply_last(x)
+        elif x.ndim > 1 and x.shape[-2] == n:
+            return self._matmat(x)
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, the operator {self.shape}: "
             f"({n},) or (..., {n}, k) would do" + self._hint(x)
@@ -1101,11 +1104,11 @@ class LinearOperator(ABC):
             x = self._as_input(x, "x")
             if backend_of(x) is not self.backend:
                 return self._algebra.chunkwise(self, x)._apply_rows(x)
+        if self.backend.shards:
+            made = self._algebra.multiply_sharded(self, x, x.ndim - 1)
+            if made is not None:
+                return made
         if x.shape[-1] == self.shape[1]:
-            if self.backend.shards:
-                made = self._algebra.multiply_sharded(self, x, x.ndim - 1)
-                if made is not None:
-                    return made
             return self._apply_last(x)
         raise ValueError(
             f"x has shape {tuple(x.shape)}, the operator {self.shape[::-1]}: for x @ op "

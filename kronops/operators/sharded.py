@@ -120,7 +120,7 @@ def multiply_sharded(op: LinearOperator, v: Any, axis: int | None = None) -> Any
     """
     if not is_array(v):
         return _multiply_parts(op, v)
-    if not _is_sharded(v):
+    if not _is_sharded(v) or (axis is not None and v.shape[axis] != op.shape[1]):
         return None
     v = op._as_input(v, "v" if axis is None else "x")
     if axis is None and tuple(v.shape) == op.shape[1:]:
