@@ -6,8 +6,9 @@ The first rows: seconds for the inverse of ``A`` alone, as a matrix; from two po
 factors to the first product with ``kron(A, G).damped(value, "factored").inverse()``, and for each
 later one, beside the same from ``inv(A + a)`` and ``inv(G + g)``. The last rows: a second exact
 damping of 1000 x 1000 factors by the kept eigenvectors, beside all of it anew and beside ``inv(A)``
-and ``inv(G)``: until the inverse is made, and until it has been multiplied by once. And 1,000 blocks
-of 16 rows side by side, beside NumPy's batched functions: a product, the first solve, a later one.
+and ``inv(G)``: until the inverse is made, and until it has been multiplied by once. And 1,000
+blocks of 16 rows side by side, beside NumPy's batched functions: a product, the first solve, and a
+later one.
 Ratios above 1: kronops, or what is kept, is faster.
 """
 

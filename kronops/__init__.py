@@ -28,6 +28,7 @@ from kronops.operators.scaled import ScaledOperator
 from kronops.operators.series import SeriesOperator
 from kronops.operators.sum import SumOperator
 from kronops.operators.toeplitz import ToeplitzOperator
+from kronops.prediction import plan
 
 __all__ = [
     "AdjointOperator",
@@ -58,6 +59,7 @@ __all__ = [
     "kron",
     "load",
     "nearest_kronecker",
+    "plan",
     "save",
     "show_versions",
 ]

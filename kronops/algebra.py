@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from kronops import (
@@ -237,6 +238,11 @@ def multiply_sharded(op: LinearOperator, v: Any, axis: int | None = None) -> Any
 def whole(op: LinearOperator) -> Any:
     """The operator with arrays that are whole on one device of this process."""
     return sharded.whole(op)
+
+
+def explain_sharded(op: LinearOperator, mesh: Any, spec: Any, columns: int) -> Iterable[str]:
+    """What `LinearOperator.explain` says of products on a mesh."""
+    return sharded.explain(op, mesh, spec, columns)
 
 
 def mask(op: LinearOperator, mask: Any) -> LinearOperator:

@@ -9,6 +9,7 @@ import os
 import sys
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, overload
 
 from kronops import columns, scaling, spectrum, tree
@@ -93,6 +94,9 @@ class Algebra(Protocol):
     def chunkwise(self, op: LinearOperator, x: Array) -> LinearOperator: ...
     def multiply_sharded(self, op: LinearOperator, v: Any, axis: int | None = None) -> Any: ...
     def whole(self, op: LinearOperator) -> Any: ...
+    def explain_sharded(
+        self, op: LinearOperator, mesh: Any, spec: Any, columns: int
+    ) -> Iterable[str]: ...
     def mask(self, op: LinearOperator, mask: Any) -> LinearOperator: ...
     def select(self, op: LinearOperator, rows: Index, columns: Index) -> Any: ...
 
@@ -759,7 +763,7 @@ class LinearOperator(Collection, ABC):
 
     # -- words ---------------------------------------------------------------------------------
 
-    def explain(self, columns: int = 1) -> str:
+    def explain(self, columns: int = 1, *, mesh: Any = None, spec: Any = None) -> str:
         """The operators inside, and for each operation the identity that it uses and its cost.
 
         Nothing is factorised for it. Costs are flops (of complex numbers if the operator is
@@ -770,6 +774,13 @@ class LinearOperator(Collection, ABC):
         ----------
         columns : int
             For how many vectors at once; Kronecker products are planned for that.
+        mesh : jax.sharding.Mesh or dict, optional
+            Devices over which vectors of the domain shape are split (of a dict, the names and sizes
+            of its axes): then the redistributions of the products, and the bytes that each device
+            sends and holds, are told as well.
+        spec : jax.sharding.PartitionSpec or tuple, optional
+            Which axes of the mesh split which axis of the vectors. If not given, all of the mesh
+            splits the first axis.
 
         Examples
         --------
@@ -784,7 +795,11 @@ class LinearOperator(Collection, ABC):
             A1 (200 x 200) on (1, 200, 100)
             A2 (300 x 100) on (200, 100, 1)
         """
-        return explain(self, as_integer(columns, "columns", least=1))
+        columns = as_integer(columns, "columns", least=1)
+        said = explain(self, columns)
+        if mesh is None:
+            return said
+        return "\n".join([said, "", *self._algebra.explain_sharded(self, mesh, spec, columns)])
 
     def _repr_html_(self) -> str:
         return as_html(self)
@@ -1118,13 +1133,16 @@ class LinearOperator(Collection, ABC):
             x = self._as_input(x, name)
             if backend_of(x) is not self.backend:
                 return self._algebra.chunkwise(self, x)._apply(x, name)
+        if self.backend.shards and x.ndim:
+            made = self._algebra.multiply_sharded(self, x, max(x.ndim - 2, 0))
+            if made is not None:
+                return made
         n = self.shape[1]
-        if x.ndim and x.shape[max(x.ndim - 2, 0)] == n:
-            if self.backend.shards:
-                made = self._algebra.multiply_sharded(self, x, max(x.ndim - 2, 0))
-                if made is not None:
-                    return made
-            return self._apply_last(x) if x.ndim == 1 else self._matmat(x)
+        if x.ndim == 1:
+            if x.shape[0] == n:
+                return self._apply_last(x)
+        elif x.ndim > 1 and x.shape[-2] == n:
+            return self._matmat(x)
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, the operator {self.shape}: "
             f"({n},) or (..., {n}, k) would do" + self._hint(x) + self._drawn(x)
@@ -1135,11 +1153,11 @@ class LinearOperator(Collection, ABC):
             x = self._as_input(x, "x")
             if backend_of(x) is not self.backend:
                 return self._algebra.chunkwise(self, x)._apply_rows(x)
+        if self.backend.shards:
+            made = self._algebra.multiply_sharded(self, x, x.ndim - 1)
+            if made is not None:
+                return made
         if x.shape[-1] == self.shape[1]:
-            if self.backend.shards:
-                made = self._algebra.multiply_sharded(self, x, x.ndim - 1)
-                if made is not None:
-                    return made
             return self._apply_last(x)
         raise ValueError(
             f"x has shape {tuple(x.shape)}, the operator {self.shape[::-1]}: for x @ op "

@@ -15,9 +15,19 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["Layout", "Mesh", "Move", "ShardedPlan", "Task", "as_mesh", "plan_sharded", "split"]
+__all__ = [
+    "Layout",
+    "Mesh",
+    "Move",
+    "ShardedPlan",
+    "Task",
+    "as_layout",
+    "as_mesh",
+    "plan_sharded",
+    "split",
+]
 
 Mesh = tuple[tuple[str, int], ...]  # names and sizes of its axes
 Layout = tuple[tuple[str, ...], ...]  # for each axis of the vector those that split it, major first
@@ -75,9 +85,9 @@ class ShardedPlan:
     >>> made.count, made.sent, made.steps[0]
     (2, 36, 1)
     >>> print(made)
-    factor 2 on (2, 12)
+    the factor of axis 2 on (2, 12)
     all-to-all over x: axis 1 whole, axis 2 split, 18 numbers sent by each device
-    factor 1 on (8, 3)
+    the factor of axis 1 on (8, 3)
     all-to-all over x: axis 2 whole, axis 1 split, 18 numbers sent by each device
     """
 
@@ -122,18 +132,18 @@ class ShardedPlan:
 
     @property
     def held(self) -> int:
-        """The numbers of vectors that a device holds at most: what goes into a step and comes out.
+        """The numbers of vectors that a device holds at most.
 
-        The vector that came in is there all the time.
+        What came in, what goes out, and what goes into a step and comes out of it: compilers keep
+        all four apart.
         """
-        own = _State(self.layout, self.sizes, frozenset()).numbers(self.mesh)
-        steps = [
-            2 * step.numbers
-            if isinstance(step, Move)
-            else before.numbers(self.mesh) + after.numbers(self.mesh)
-            for step, before, after in self._states()
-        ]
-        return own + max(steps, default=own)
+        numbers = [_State(self.layout, self.sizes, frozenset()).numbers(self.mesh)]
+        steps = []
+        for step, before, after in self._states():
+            numbers.append(after.numbers(self.mesh))
+            product = before.numbers(self.mesh) + numbers[-1]
+            steps.append(2 * step.numbers if isinstance(step, Move) else product)
+        return numbers[0] + numbers[-1] + max(steps, default=0)
 
     def before(self, wanted: int) -> tuple[Layout, tuple[int, ...]]:
         """The layout and the sizes that a task finds."""
@@ -170,7 +180,8 @@ class ShardedPlan:
     def _words_of_task(self, index: int, before: _State) -> str:
         local = tuple(before.local(axis, self.mesh) for axis in range(len(self.sizes)))
         task = self.tasks[index]
-        return f"{'elementwise' if task.elementwise else f'factor {index + 1}'} on {local}"
+        what = "elementwise" if task.elementwise else f"the factor of axis {task.start + 1}"
+        return f"{what} on {local}"
 
 
 def _words_of_move(move: Move) -> str:
@@ -300,6 +311,47 @@ def split(names: Sequence[str], mesh: Mesh) -> int:
     return math.prod(dict(mesh)[name] for name in names)
 
 
-def as_mesh(shape: Mapping[str, int]) -> Mesh:
-    """Of a mapping of names to sizes, as ``Mesh.shape`` of JAX is."""
+def as_mesh(mesh: Any) -> Mesh:
+    """Of a mesh of JAX, or of a mapping of names to sizes.
+
+    Examples
+    --------
+    >>> as_mesh({"x": 2, "y": 4})
+    (('x', 2), ('y', 4))
+    """
+    shape = getattr(mesh, "shape", mesh)
+    if not isinstance(shape, Mapping) or not shape:
+        raise TypeError(
+            f"mesh is a {type(mesh).__name__}: a jax.sharding.Mesh, or a dict of the names and "
+            f"sizes of its axes, would do"
+        )
     return tuple((str(name), int(size)) for name, size in shape.items())
+
+
+def as_layout(spec: Any, sizes: Sequence[int], mesh: Mesh) -> Layout:
+    """Of a `jax.sharding.PartitionSpec` or a tuple like one; None: all splits the first axis.
+
+    Examples
+    --------
+    >>> as_layout((None, "x"), (3, 8), (("x", 4),)), as_layout(None, (8, 3), (("x", 4),))
+    (((), ('x',)), (('x',), ()))
+    """
+    entries = (tuple(name for name, _ in mesh),) if spec is None else tuple(spec)
+    made = tuple(
+        () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+        for entry in (*entries, *(None,) * (len(sizes) - len(entries)))
+    )
+    names = [name for axis in made for name in axis]
+    known = [name for name, _ in mesh]
+    if len(made) != len(sizes) or len(set(names)) < len(names) or not set(names) <= set(known):
+        raise ValueError(
+            f"spec = {spec!r}: for an array with {len(sizes)} axes, up to {len(sizes)} of None, "
+            f"the names {known} or tuples of them would do, each name once"
+        )
+    for place, (size, axis) in enumerate(zip(sizes, made, strict=True)):
+        if size % split(axis, mesh):
+            raise ValueError(
+                f"axis {place} of the shape {tuple(sizes)} does not divide by the "
+                f"{split(axis, mesh)} devices that split it: give a spec that splits another"
+            )
+    return made

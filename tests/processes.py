@@ -18,10 +18,13 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def run_together(script: str, count: int, *words: str, seconds: float, devices: int = 2):
-    """``python script port index words…`` ``count`` times at once: exit statuses and what is said.
+def run_together(
+    script: str, count: int, *words: str, seconds: float, devices: int = 2, first: bool = False
+):
+    """``python script port index words…`` ``count`` times at once: what is said, and exit statuses.
 
-    Processes that have not ended in time are killed, and have no status.
+    Processes that have not ended in time are killed, and have no status; so are all but the first
+    when that has ended, if it is the ``first`` alone that counts.
     """
     environment = {
         **os.environ,
@@ -46,7 +49,8 @@ def run_together(script: str, count: int, *words: str, seconds: float, devices: 
     try:
         for process in started:
             try:
-                said.append((process.communicate(timeout=seconds)[0], process.returncode))
+                limit = 0 if first and said else seconds
+                said.append((process.communicate(timeout=limit)[0], process.returncode))
             except subprocess.TimeoutExpired:
                 process.kill()
                 said.append((process.communicate()[0], None))
@@ -55,5 +59,5 @@ def run_together(script: str, count: int, *words: str, seconds: float, devices: 
             process.kill()
             process.wait()
     if any("in use" in text for text, _ in said):
-        return run_together(script, count, *words, seconds=seconds, devices=devices)
+        return run_together(script, count, *words, seconds=seconds, devices=devices, first=first)
     return said

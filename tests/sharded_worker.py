@@ -5,11 +5,14 @@ python tests/sharded_worker.py port index
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import re
 import sys
 import traceback
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -182,9 +185,10 @@ def factors_on_every_device_and_in_parts():
         assert abs(float(op.logdet()) - want) < 1e-9 * want
         right(op.multiply_inverse(v), ours.multiply_inverse(values), v)
         right(jax.jit(lambda op, v: op.multiply(v))(op, v), ours.multiply(values), v)
-    assert abs(float(jax.jit(lambda op: op.logdet())(op)) - want) < 1e-9 * want
     ours, op = kron(a, np.eye(4)), kron(place(LINE, a, "x"), IdentityOperator(4, like=jnp.ones(1)))
-    right(jax.jit(lambda op, v: op.multiply_inverse(v))(op, v), ours.multiply_inverse(values), v)
+    got, made = jax.jit(lambda op, v: (op.logdet(), op.multiply_inverse(v)))(op, v)
+    assert abs(float(got) - float(ours.logdet())) < 1e-9 * want
+    right(made, ours.multiply_inverse(values), v)
 
 
 @check
@@ -194,6 +198,9 @@ def conjugate_gradients():
     x, info = kronops.linalg.cg(op, b, rtol=1e-12, M=op.damped(0.1).inverse())
     right(x, ours.solve(values), b)
     assert info == 0
+    x, info = jax.jit(lambda b: kronops.linalg.cg(op, b, rtol=1e-12))(b)
+    right(x, ours.solve(values), b)
+    assert int(info) == 0
 
 
 @check
@@ -205,6 +212,29 @@ def bytes_of_the_program():
         v = place(mesh, np.ones((8, 12, 16)), *spec)
         rows.append((spec, collectives(op.multiply, v)))
     return rows
+
+
+@check
+def memory_of_the_program():
+    """The bytes of arguments, results and what is between them, on one device."""
+    factors = [definite(64) for _ in range(3)]
+    op, v = kron(*(place(LINE, a) for a in factors)), place(LINE, np.ones((64, 64, 64)), "x")
+    program = jax.jit(lambda op, v: op.multiply(v)).lower(op, v).compile()
+    found = program.memory_analysis()
+    sizes = found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes
+    return sum(sizes)
+
+
+@check
+def the_page():
+    """What docs/sharding.md shows first."""
+    page = Path(__file__).resolve().parent.parent / "docs" / "sharding.md"
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+    names = {"__name__": "page"}
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(compile(block, str(page), "exec"), names)
+    assert names["step"].sharding.is_equivalent_to(names["gradient"].sharding, 2)
+    assert int(names["info"]) == 0 and "2 redistributions" in said.getvalue()
 
 
 def main(port, index):

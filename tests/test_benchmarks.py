@@ -168,7 +168,7 @@ def test_no_more_than_twice_the_time_of_plain_numpy(sizes, columns):
 
 def test_the_page_is_written_from_the_committed_results():
     results = page.results()
-    for path in (page.PAGE, page.HOSTILE):
+    for path in (page.PAGE, page.HOSTILE, page.PLANNING):
         assert path.read_text(encoding="utf-8") == page.filled(results, path)
     for found in results:
         assert json.loads(json.dumps(found)) == found

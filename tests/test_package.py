@@ -58,7 +58,7 @@ FLOORS = (
     ("kronops.extended",),
     ("kronops.kronecker_terms", "kronops.mixed_products", "kronops.singular_vectors"),
     ("kronops.rearrangement", "kronops.simultaneous"),
-    ("kronops.installation", "kronops.interop", "kronops.nearest"),
+    ("kronops.installation", "kronops.interop", "kronops.nearest", "kronops.prediction"),
     ("kronops.preconditioning",),
     ("kronops.algebra",),
     ("kronops",),

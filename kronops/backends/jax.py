@@ -57,7 +57,7 @@ class JaxBackend(Backend):
         """The array below derivatives; None under `jit` and for what `vmap` has batched."""
         if isinstance(array, jax.core.Tracer):
             array = array.to_concrete_value()
-        return None if array is None or self._staging() else array
+        return None if array is None or self.is_staging() else array
 
     def is_tracked(self, array: Array) -> bool:
         """Whether the array is a tracer."""
@@ -103,7 +103,11 @@ class JaxBackend(Backend):
             flatten_func=lambda container: _without_keys(*flatten(container)),
         )
 
-    def _staging(self) -> bool:
+    def while_loop(self, goes_on: Any, advance: Any, state: tuple[Array, ...]) -> Any:
+        """``jax.lax.while_loop``."""
+        return jax.lax.while_loop(goes_on, advance, state)
+
+    def is_staging(self) -> bool:
         """Whether what is computed now is recorded and not evaluated: inside `jit`."""
         return isinstance(jax.lax.neg(self._one), jax.core.Tracer)
 
@@ -287,7 +291,7 @@ class JaxBackend(Backend):
             key, following = jax.random.split(source)
             drawn = jax.random.normal(key, shape, dtype)
             return (drawn if device is None else jax.device_put(drawn, device)), following
-        if self._staging():
+        if self.is_staging():
             raise TypeError(
                 f"key_or_rng is a {type(source).__name__}: under jax.jit a jax.random key is needed"
             )

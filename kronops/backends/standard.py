@@ -106,6 +106,21 @@ class Backend:
         """Whether Python itself is being compiled, and must be as plain as can be."""
         return False
 
+    def is_staging(self) -> bool:
+        """Whether what is computed now is recorded, and loops are those of `while_loop`."""
+        return False
+
+    def while_loop(
+        self,
+        goes_on: Callable[[tuple[Array, ...]], Array],
+        advance: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+        state: tuple[Array, ...],
+    ) -> tuple[Array, ...]:
+        """``state``, advanced as long as it ``goes_on``."""
+        while goes_on(state):
+            state = advance(state)
+        return state
+
     def linear_solve(self, system: LinearSystem, b: Array) -> Array:
         """The solution of ``system`` for ``b`` ``(..., n, k)``, differentiable where others are.
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from kronops import tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
+from kronops.explaining import quantity
 from kronops.operator import LinearOperator
 from kronops.operators.block_diagonal import BlockDiagonalOperator
 from kronops.operators.diagonal import DiagonalOperator
@@ -23,10 +24,19 @@ from kronops.operators.scaled import ScaledOperator
 from kronops.operators.sum import SumOperator
 from kronops.scalars import Scalar
 from kronops.scaling import rescale
-from kronops.sharding import Layout, Mesh, ShardedPlan, Task, plan_sharded, split
+from kronops.sharding import (
+    Layout,
+    Mesh,
+    ShardedPlan,
+    Task,
+    as_layout,
+    as_mesh,
+    plan_sharded,
+    split,
+)
 from kronops.vectors import OutIn, as_kind, join_pair, parts_of
 
-__all__ = ["multiply_sharded", "plans", "whole"]
+__all__ = ["explain", "multiply_sharded", "plans", "whole"]
 
 
 class View(NamedTuple):
@@ -42,7 +52,10 @@ class View(NamedTuple):
 
     @classmethod
     def of(cls, shape: tuple[int, ...], domain: tuple[int, ...], axis: int | None) -> View | None:
-        """Of an array with flat vectors along ``axis``, or of the domain shape, however folded."""
+        """Of an array with flat vectors along ``axis``, or of the domain shape, however folded.
+
+        Axes behind those of the domain shape are of several vectors.
+        """
         if axis is not None:
             sizes = (*shape[:axis], *domain, *shape[axis + 1 :])
             return cls(sizes, tuple((axis + k, axis + k + 1) for k in range(len(domain))), axis)
@@ -54,7 +67,7 @@ class View(NamedTuple):
             groups.append((start, stop))
             start = stop
         found = tuple(math.prod(shape[start:stop]) for start, stop in groups)
-        fits = start == len(shape) and found == tuple(domain)
+        fits = found == tuple(domain)
         return cls(shape, tuple(groups), None) if fits else None
 
     def layout(self, given: Layout) -> Layout:
@@ -107,7 +120,7 @@ def multiply_sharded(op: LinearOperator, v: Any, axis: int | None = None) -> Any
     """
     if not is_array(v):
         return _multiply_parts(op, v)
-    if not _is_sharded(v):
+    if not _is_sharded(v) or (axis is not None and v.shape[axis] != op.shape[1]):
         return None
     v = op._as_input(v, "v" if axis is None else "x")
     if axis is None and tuple(v.shape) == op.shape[1:]:
@@ -147,6 +160,53 @@ def plans(
                 yield from plans(factor, shape, axis, mesh, layout)
         else:
             yield term, chain and chain.plan
+
+
+def explain(op: LinearOperator, mesh: Any, spec: Any, columns: int) -> Iterator[str]:
+    """What `LinearOperator.explain` says of products on a mesh."""
+    if isinstance(op, BlockDiagonalOperator):
+        names = op.names or range(len(op.operators))
+        for name, block in zip(names, op.operators, strict=True):
+            yield f"block {name!r}:"
+            yield from (f"    {line}" for line in explain(block, mesh, spec, columns))
+        return
+    shape = (*op.domain_shape, columns) if columns > 1 else tuple(op.domain_shape)
+    sizes = as_mesh(mesh)
+    layout = as_layout(spec, shape, sizes)
+    said = ", ".join(f"{name}: {size}" for name, size in sizes)
+    told = "along the first axis, as no spec is given" if spec is None else f"as {spec}"
+    yield f"on a mesh ({said}), vectors {shape} split {told}:"
+    itemsize = op.backend.xp.finfo(op.dtype).bits * (2 if op._complex else 1) // 8
+    for name, found in {
+        "multiply": list(plans(op, shape, None, sizes, layout)),
+        "multiply_inverse": _plans_of_inverse(op, shape, sizes, layout),
+    }.items():
+        for term, made in found:
+            yield f"    {name}, {type(term).__name__}: {_costs(made, itemsize)}"
+            yield from (f"        {line}" for line in str(made or "").splitlines())
+
+
+def _costs(made: ShardedPlan | None, itemsize: int) -> str:
+    if made is None:
+        return "no plan: left to the engine, which may gather whole vectors"
+    count = f"{made.count} redistribution{'s' if made.count != 1 else ''}"
+    sent, held = (quantity(numbers * itemsize, "B") for numbers in (made.sent, made.held))
+    return f"{count}, {sent} sent and {held} of vectors held by each device"
+
+
+def _plans_of_inverse(
+    op: LinearOperator, shape: tuple[int, ...], mesh: Mesh, layout: Layout
+) -> list[tuple[LinearOperator, ShardedPlan | None]]:
+    """Of the inverses that are planned, without making them."""
+    if isinstance(op, KroneckerOperator) and op._square_factors:
+        return list(plans(op, shape, None, mesh, layout))
+    if isinstance(op, (KroneckerEigenOperator, KroneckerSumOperator)):
+        there, back = (
+            tuple(Task(stage, k, k + 1, size) for k, size in enumerate(op.domain_shape))
+            for stage in (0, 2)
+        )
+        return [(op, plan_sharded(mesh, shape, layout, (*there, Task(1), *back)))]
+    return []
 
 
 # -- products --------------------------------------------------------------------------------------
