@@ -78,11 +78,12 @@ def differences(project: Project, url: str) -> list[str]:
 
 def main() -> None:
     """Compare all with what the projects say today; an error if any differs."""
-    wrong = [
-        f"{title}: {line}"
-        for title, project in projects().items()
-        for line in differences(project, project["url"])
-    ]
+    wrong = []
+    for title, project in projects().items():
+        try:
+            wrong += [f"{title}: {line}" for line in differences(project, project["url"])]
+        except OSError as error:
+            wrong.append(f"{title}: {project['url']}objects.inv cannot be read: {error}")
     print("\n".join(wrong) or "all names are where docs/inventories.toml says")
     raise SystemExit(bool(wrong))
 
