@@ -191,7 +191,7 @@ def test_a_scheduler_lost_is_an_error_within_seconds(tmp_path):
 
 def test_a_vector_four_times_the_memory():
     script = ROOT / "benchmarks" / "out_of_core.py"
-    command = [sys.executable, str(script), "--memory", "192", "--times", "4"]
+    command = [sys.executable, str(script), "--memory", "240", "--times", "4"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert not done.returncode, done.stderr[-2000:]
     measured = json.loads(done.stdout)
