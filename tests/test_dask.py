@@ -385,12 +385,13 @@ def test_a_lazy_matrix_is_made_once_and_factorised_once(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(dense, "factorise", factorising)
             b = da.from_array(normal(12, 9), chunks=(5, 3))
-            results = op.solve(b), op.H.solve(b), op.logdet(), op.inverse() @ b
-            x, y, logdet, z = dask.compute(*results, scheduler="sync")
+            results = op.solve(b), op.H.solve(b), op.logdet(), op.inverse() @ b, op @ b
+            x, y, logdet, z, product = dask.compute(*results, scheduler="sync")
         assert made == [(12, 12)] and factorised == [True]
         for got in (x, y, z):
             np.testing.assert_allclose(got, np.linalg.solve(definite(12), normal(12, 9)))
         np.testing.assert_allclose(logdet, np.linalg.slogdet(definite(12))[1])
+        np.testing.assert_allclose(product, definite(12) @ normal(12, 9))
 
 
 def test_adjoints_of_lazy_general_matrices():
