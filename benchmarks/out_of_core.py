@@ -43,7 +43,7 @@ def main() -> None:
     print(json.dumps(measure(arguments.memory * MIB, arguments.times)))
 
 
-def measure(memory: int, times: float) -> dict[str, float]:
+def measure(memory: int, times: float) -> dict[str, object]:
     """The product's error relative to what rounding allows, its time and the memory it took."""
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     shape = (int(memory * times) // (8 * math.prod(REST)), *REST)
@@ -55,6 +55,8 @@ def measure(memory: int, times: float) -> dict[str, float]:
     ):
         error = largest_error(shape, folder)
     return {
+        "benchmark": "out of core",
+        "threads": 1,
         "vector MiB": 8 * math.prod(shape) / MIB,
         "allowed MiB": memory / MIB,
         "peak MiB": peak_memory() / MIB,

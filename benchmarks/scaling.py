@@ -6,8 +6,10 @@ python benchmarks/scaling.py --size 128 --output benchmarks/results/….json
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import logging
+import os
 import platform
 import tempfile
 import time
@@ -32,13 +34,18 @@ def main() -> None:
         run(workers, rows, arguments.size, arguments.repeats)
         for workers, rows in ((1, arguments.rows), (2, arguments.rows), (2, 2 * arguments.rows))
     ]
-    one, two, twice = (min(run["seconds"]) for run in runs)
+    one, two, twice = (work(run) / min(run["seconds"]) for run in runs)
     report = {
-        "what": "kron(A, B, C) @ x, x in 16 chunks of rows, each worker one process of one thread",
-        "machine": {"processor": platform.processor(), "python": platform.python_version()},
+        "benchmark": "workers",
+        "threads": 1,
+        "what": "kron(A, B, C) @ x, x in 16 chunks of rows, workers of one thread",
+        "date": datetime.date.today().isoformat(),
+        "processors": os.cpu_count(),
+        "load average": os.getloadavg()[0],
+        "python": platform.python_version(),
         "versions": {"dask": dask.__version__, "numpy": np.__version__},
-        "strong scaling": one / two,
-        "weak scaling": one * work(runs[2]) / (2 * work(runs[0]) * twice) * 2,
+        "speed of two workers, one is 1 (strong)": two / one,
+        "the same with twice the vector (weak)": twice / one,
         "runs": runs,
     }
     text = json.dumps(report, indent=1)
@@ -88,9 +95,11 @@ def run(workers: int, rows: int, size: int, repeats: int) -> dict:
     }
 
 
-def predicted(shape: tuple[int, ...], workers: int, itemsize: int = 8) -> float:
-    """Of a product with a vector in chunks of rows: there and back, but what stays."""
-    return 2 * (1 - 1 / workers) * float(np.prod(shape)) * itemsize
+def predicted(shape: tuple[int, ...], workers: int) -> int:
+    """What all workers send, as `kronops.plan` has it of a vector that is split along one axis."""
+    made = kronops.plan(list(shape), dtype="float64", devices=workers)
+    sent_by_each = {strategy.name: strategy.moved for strategy in made.strategies}
+    return workers * sent_by_each.get("split along one axis", 0)
 
 
 class Sent(WorkerPlugin):

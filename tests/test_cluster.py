@@ -23,6 +23,7 @@ pytest.importorskip("distributed", reason="distributed is not installed")
 
 import cluster  # noqa: E402  # after distributed is known to be there
 import dask.bag as db  # noqa: E402
+import scaling  # noqa: E402
 from distributed import futures_of, wait  # noqa: E402
 from distributed.client import FutureCancelledError  # noqa: E402
 
@@ -191,10 +192,17 @@ def test_a_scheduler_lost_is_an_error_within_seconds(tmp_path):
 
 def test_a_vector_four_times_the_memory():
     script = ROOT / "benchmarks" / "out_of_core.py"
-    command = [sys.executable, str(script), "--memory", "192", "--times", "4"]
+    command = [sys.executable, str(script), "--memory", "240", "--times", "4"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert not done.returncode, done.stderr[-2000:]
     measured = json.loads(done.stdout)
     assert measured["vector MiB"] == 4 * measured["allowed MiB"]
     assert measured["peak MiB"] <= measured["allowed MiB"]
     assert measured["error"] <= 1
+
+
+def test_as_many_bytes_travel_as_planned():
+    measured = scaling.run(workers=2, rows=32, size=24, repeats=1)
+    (moved,) = measured["bytes exchanged"]
+    assert moved == pytest.approx(measured["bytes predicted"], rel=0.1)
+    assert moved == 2 * (32 * 24 * 24 * 8) / 2  # there and back, one half

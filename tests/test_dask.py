@@ -385,18 +385,54 @@ def test_a_lazy_matrix_is_made_once_and_factorised_once(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(dense, "factorise", factorising)
             b = da.from_array(normal(12, 9), chunks=(5, 3))
-            results = op.solve(b), op.H.solve(b), op.logdet(), op.inverse() @ b
-            x, y, logdet, z = dask.compute(*results, scheduler="sync")
+            results = op.solve(b), op.H.solve(b), op.logdet(), op.inverse() @ b, op @ b
+            x, y, logdet, z, product = dask.compute(*results, scheduler="sync")
         assert made == [(12, 12)] and factorised == [True]
         for got in (x, y, z):
             np.testing.assert_allclose(got, np.linalg.solve(definite(12), normal(12, 9)))
         np.testing.assert_allclose(logdet, np.linalg.slogdet(definite(12))[1])
+        np.testing.assert_allclose(product, definite(12) @ normal(12, 9))
+
+
+def test_adjoints_of_lazy_general_matrices():
+    a, b = normal(5, 5) + 1j * definite(5), normal(5, 2)
+    op = DenseOperator(da.from_array(a))
+    close(op.solve(da.from_array(b)), np.linalg.solve(a, b))
+    close(op.H.solve(da.from_array(b)), np.linalg.solve(a.conj().T, b))
+    close(op.H.inverse().to_dense(), np.linalg.inv(a.conj().T))
 
 
 def test_graphs_of_lazy_factors_are_small():
     op = kron(da.from_array(definite(4)), da.from_array(definite(3)))
     (made,) = dask.optimize(op.multiply_inverse(da.from_array(normal(4, 3))))
     assert tasks(made) <= 20
+
+
+def test_an_operator_is_sent_with_its_factorisations(monkeypatch):
+    op = kron(definite(4), definite(3))
+    op.solve(normal(12))
+    b = normal(12, 3)
+    want = op.solve(b)
+    sent = pickle.dumps(op.inverse() @ da.from_array(b, chunks=(12, 1)))
+    monkeypatch.setattr(dense, "factorise", refuse_to_compute)
+    close(pickle.loads(sent), want)
+
+
+def test_persist_keeps_factorisations_and_compute_brings_the_operator_here(monkeypatch):
+    op = kron(*(DenseOperator(da.from_array(definite(n)), "symmetric") for n in (4, 3)))
+    damped = op.damped(0.1).inverse().persist(scheduler="sync")
+    inverse = op.inverse().persist(scheduler="sync")
+    x, want = normal(12), kron(definite(4), definite(3))
+    wanted = want.solve(x), want.damped(0.1).solve(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(dense, "factorise", refuse_to_compute)
+        patch.setattr(type(want.backend), "eigh", refuse_to_compute)
+        close(inverse @ da.from_array(x), wanted[0])
+        close(damped @ da.from_array(x), wanted[1])
+    (here,) = dask.compute(inverse, scheduler="sync")
+    assert here.backend.name == "numpy"
+    np.testing.assert_allclose(here @ x, wanted[0])
+    assert kron(definite(4)).persist().backend.name == "numpy"
 
 
 def test_large_factorisations_go_first():

@@ -685,3 +685,23 @@ def test_empty_batch_says_so(case: Case) -> None:
     layer = case.make()
     with pytest.raises(ValueError, match="an empty batch has no mean"):
         layer.update(*[np.take(x, [], axis=case.axis) for x in case.batch()])
+
+
+def test_sums_over_processes_are_those_of_merge():
+    mine, other = DenseLayer(), DenseLayer()
+    rng = np.random.default_rng(0)
+    for layer in (mine, other):
+        layer.update(rng.normal(size=(6, 3)), rng.normal(size=(6, 2)), weight=rng.uniform())
+    want = mine.merge(other).state_dict()
+    others = iter(value for value in other.state_dict().values() if isinstance(value, np.ndarray))
+    weight = np.array([other.state_dict()["moments.weight"]])
+
+    def in_place(array):
+        array += weight if array.shape == (1,) else next(others)
+
+    reduced = mine.all_reduce(in_place).state_dict()
+    assert reduced.keys() == want.keys()
+    for key, value in want.items():
+        np.testing.assert_array_equal(reduced[key], value)
+    with pytest.raises(ValueError, match="all processes need some"):
+        DenseLayer().all_reduce(in_place)
