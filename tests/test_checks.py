@@ -143,5 +143,8 @@ def test_correlations_that_never_decay_are_seen_after_as_many_doublings_as_there
     op = SeriesOperator(moments, (np.eye(1), np.eye(1)), 3, 2)
     with pytest.raises(LinAlgError, match="the correlations do not decay"):
         op @ np.ones(2)
+    nearly = np.eye(2), np.nextafter(1.0, 0.0) * correlation * np.eye(2)
+    with pytest.raises(LinAlgError, match="the correlations do not decay"):
+        SeriesOperator(nearly, (np.eye(1), np.eye(1)), 3, 2) @ np.ones(2)
     faded = SeriesOperator(moments, (np.eye(1), (1 - 1e-6) * np.eye(1)), 3, 2)
     np.testing.assert_allclose(faded @ faded.solve(np.ones(2)), 1, rtol=1e-6)
