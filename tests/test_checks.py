@@ -24,6 +24,7 @@ from kronops.scaling import (
     outer,
     product,
     product_of_scalars,
+    rescale,
     smallest_exponent,
 )
 
@@ -116,6 +117,24 @@ def test_sizes_of_nothing_are_zero():
         assert exponent(nothing) == smallest_exponent(nothing) == 0 and largest(nothing) == 0.0
     assert exponent(np.zeros(2)) == smallest_exponent(np.zeros(2)) == 0
     assert smallest_exponent(np.array([0.0, -0.25, 8.0])) == -1 and exponent(np.array([-8.0])) == 4
+
+
+def test_multipliers_that_are_arrays_keep_the_precision():
+    array = np.ones(2, np.float32)
+    assert rescale(array, [np.asarray(2.0)]).dtype == np.float32
+    assert rescale(array, [np.asarray(2j)]).dtype == np.complex64
+    assert rescale(array, [2j]).dtype == np.complex64
+
+
+def test_sizes_of_arrays_with_any_number_of_axes():
+    assert largest(-2 * np.ones((2, 3, 4))) == 2.0 == largest(np.array(2.0))
+    assert exponent(np.full((2, 3, 4), 8.0)) == 4
+
+
+@pytest.mark.parametrize("written", [outer, lambda parts: kronecker([p[:, None] for p in parts])])
+def test_lists_that_no_memory_holds_are_refused(written):
+    with pytest.raises(ValueError, match="4398046511104 numbers are too many to be written out"):
+        written([np.ones(2**21)] * 2)
 
 
 def test_what_has_no_size_has_the_exponent_zero():
