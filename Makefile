@@ -5,14 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The interpreter that .venv is made with, for example `make test PYTHON=python3.13`.
 PYTHON :=
-# Two workers share the cores: one BLAS thread for each.
+# Two workers share the cores: one BLAS thread for each. So has what examples compute: two would wait
+# for each other where cores are shared.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 VECLIB_MAXIMUM_THREADS=1
 WORKERS := 2
 PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest test-all test-gpu lint types docs package faults mutants bench format picture clean
+.PHONY: help demo test test-oldest test-all test-gpu lint types docs screenshots package faults mutants bench format picture clean
 
 help: ## Say what there is.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -40,13 +41,25 @@ lint: $(VENV)/lint.stamp ## Style, the order of imports, likely bugs.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/types.stamp ## The type annotations of kronops, checked strictly.
+types: $(VENV)/types.stamp ## The type annotations, and a sample of their use, checked strictly.
 	$(BIN)/mypy
+	$(BIN)/mypy tests/test_typed.py
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/docs.stamp ## The documentation, into docs/_build/html; a warning is an error.
 	rm -rf docs/generated docs/_build
-	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+	$(ONE_THREAD) $(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+# The browser comes in a wheel (520 MB unpacked). Where there is none for this machine, or it does
+# not start, the tests that need it are skipped, and say so.
+screenshots: $(VENV)/docs.stamp ## Links, and pictures of what `make docs` built, by a browser.
+	@test -e docs/_build/html/index.html || $(MAKE) --no-print-directory docs
+	@$(MAKE) --no-print-directory $(VENV)/browser.stamp || \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check "pytest>=8.3,<9.2"
+	rm -rf docs/_build/screenshots
+	$(BIN)/python -m pytest tests/site
+	@echo "docs/_build/screenshots: $$(ls docs/_build/screenshots 2>/dev/null | wc -l) pictures"
 
 # Installed from the wheel alone, in an environment of its own, and run away from the sources.
 package: $(VENV)/package.stamp ## The wheel and the sdist in dist/, checked, and the wheel tried.
@@ -71,7 +84,7 @@ format: $(VENV)/lint.stamp ## Rewrite the sources as `make lint` wants them.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-picture: $(VENV)/docs.stamp ## Draw the README's picture anew.
+picture: $(VENV)/docs.stamp ## Draw the pictures of the README and the first page anew.
 	$(BIN)/python docs/picture.py
 
 clean: ## Remove what make made.

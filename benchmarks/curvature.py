@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 from curvlinops import FisherType, KFACInverseLinearOperator, KFACLinearOperator
-from measuring import medians_in_turns, table
+from scripts import table
 from torch import Tensor, nn
 
 import kronops.kfac.torch as kfac
+from kronops.bench.measuring import medians_in_turns
 
 DAMPING = 1e-2
 FISHERS = {"exact": FisherType.TYPE2, "empirical": FisherType.EMPIRICAL}

@@ -23,8 +23,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from kronecker import Place, compare, parsed
-from peers import (
+from kronecker import compare, parsed
+from threads import restart_with
+
+from kronops.backends import settings
+from kronops.bench.comparison import Place
+from kronops.bench.peers import (
     Factors,
     Peer,
     Product,
@@ -39,9 +43,6 @@ from peers import (
     views,
     with_torch,
 )
-from threads import restart_with
-
-from kronops.backends import settings
 
 LARGE = 8192  # rows of the matrices whose product is the peak
 TIMES = 5

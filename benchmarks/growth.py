@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from measuring import calls_for, no_collection, seconds, table
+from scripts import table
 
 import kronops
+from kronops.bench.measuring import calls_for, no_collection, seconds
 
 FAMILIES: dict[str, list[tuple[int, ...]]] = {
     "two factors": [(p, p) for p in (3, 10, 32, 100, 316, 1000, 3162)],

@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
-from measuring import medians_in_turns, table
-from peers import Unsupported, version
+from scripts import table
 
 import kronops
+from kronops.bench.measuring import medians_in_turns
+from kronops.bench.peers import Unsupported, version
 from kronops.factorisation import factorise
 
 DIGITS = 250

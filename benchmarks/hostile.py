@@ -39,7 +39,8 @@ from typing import Any
 import numpy as np
 from hostile_cases import CASES, Case
 from hostile_libraries import LIBRARIES, Library
-from peers import Unsupported
+
+from kronops.bench.peers import Unsupported
 
 __all__ = ["VERDICTS", "verdict"]
 
@@ -174,7 +175,9 @@ def virtual_memory() -> int:
 
 
 def main() -> None:
-    from measuring import environment, save
+    from scripts import save
+
+    from kronops.bench.measuring import environment
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

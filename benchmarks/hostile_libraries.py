@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from peers import Unsupported, version
+
+from kronops.bench.peers import Unsupported, version
 
 __all__ = ["LIBRARIES", "Library", "Operations"]
 

@@ -14,13 +14,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cases import DTYPES, SIDES
+from kronops.bench.cases import DTYPES, SIDES
 
-__all__ = ["HOSTILE", "PAGE", "filled", "results"]
+__all__ = ["HOSTILE", "PAGE", "PLANNING", "filled", "results"]
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 HOSTILE = PAGE.with_name("hostile.md")
+PLANNING = PAGE.with_name("planning_ahead.md")
 PICTURES = PAGE.parent / "_static"
 
 Report = dict[str, Any]
@@ -152,6 +153,24 @@ def rows(report: Report) -> str:
     return "\n\n".join(parts)
 
 
+def sharded(report: Report) -> str:
+    """Times by processes, beside what was predicted of them."""
+    parts = [
+        "| scaling | processes | vector | seconds | predicted / measured | bytes sent "
+        "| predicted / sent | efficiency |\n" + "|---" * 8 + "|"
+    ]
+    for row in report["rows"]:
+        sent, bytes_ratio = row["bytes_sent"], "–"
+        if sent:
+            bytes_ratio = f"{row['predicted_bytes'] / sent:.2f}"
+        parts[0] += (
+            f"\n| {row['scaling']} | {row['processes']} | {row['shape']} | {time(row['seconds'])} "
+            f"| {row['predicted_over_measured']:.2f} | {sent:,} | {bytes_ratio} "
+            f"| {row['efficiency']:.2f} |"
+        )
+    return "\n\n".join([f"{counted(report['threads'])} for each process. {where(report)}", *parts])
+
+
 def hard_instances(report: Report) -> str:
     """Errors in units of rounding by library, how often each keeps 16 of them, and costs."""
     errors = [row for row in report["rows"] if "instance" in row]
@@ -213,6 +232,7 @@ SECTIONS = {
     "growth": growth,
     "hard instances": hard_instances,
     "curvature": rows,
+    "sharded": sharded,
 }
 
 
@@ -268,7 +288,7 @@ def main() -> None:
             picture.ratios(report["cases"], PICTURES / picture_of(report))
         if report["benchmark"] == "growth":
             picture.growth(report["rows"], PICTURES / "growth.png")
-    for page in (PAGE, HOSTILE):
+    for page in (PAGE, HOSTILE, PLANNING):
         page.write_text(filled(reports, page), encoding="utf-8")
 
 

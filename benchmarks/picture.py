@@ -6,17 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cases import COLUMNS, SIDES
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from kronops.bench.cases import COLUMNS, SIDES
+
 __all__ = ["growth", "ratios"]
 
-INK, MUTED = "#1f2933", "#5f6c7b"
-COLOURS = ("#2563a8", "#c2571a", "#3f8f4f", "#8a4fa3", "#b59410")
+# For light pages and for dark ones: no background, and greys that both show.
+INK, FAINT = "#7a828c", "#7a828c40"
+COLOURS = ("#3b8fd4", "#e0792f", "#2ea27a", "#c95f97", "#9a8328")
+DRAWN = ("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "text.color", "xtick.color")
+STYLE = dict.fromkeys((*DRAWN, "ytick.color", "legend.labelcolor"), INK)
+STYLE |= {"legend.framealpha": 0}
 FILLED = {"float32": "none", "float64": "full"}
 
 
+@rc_context(STYLE)
 def ratios(cases: Sequence[dict[str, Any]], target: Path) -> None:
     """A dot for each case: the fastest peer's time by ours."""
     names = list(dict.fromkeys(case["factors"] for case in cases))[::-1]
@@ -29,13 +36,13 @@ def ratios(cases: Sequence[dict[str, Any]], target: Path) -> None:
                 height = names.index(case["factors"]) + 0.15 - 0.3 * side
                 axes.plot(case["ratio"], height, **_style(side, case["dtype"]))
         axes.set(xscale="log", yticks=range(len(names)), yticklabels=names)
-        axes.set_title(f"{columns} vector{'s' * (columns > 1)}", color=INK, fontsize=11)
-        axes.grid(axis="both", color="#e3e7eb", linewidth=0.6)
+        axes.set_title(f"{columns} vector{'s' * (columns > 1)}", fontsize=11)
+        axes.grid(axis="both", color=FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks([0.25, 0.5, 1, 2, 4, 8])
-        axes.set_xlabel("time of the fastest peer ÷ ours", color=INK)
+        axes.set_xlabel("time of the fastest peer ÷ ours")
     for side, name in enumerate(SIDES):
         for dtype in FILLED:
             axes.plot([], [], label=f"{name}, {dtype}", **_style(side, dtype))
@@ -43,6 +50,7 @@ def ratios(cases: Sequence[dict[str, Any]], target: Path) -> None:
     _write(figure, target)
 
 
+@rc_context(STYLE)
 def growth(rows: Sequence[dict[str, Any]], target: Path) -> None:
     """Seconds by ``n`` in logarithms, a panel for each family, theory as dashed lines."""
     families = list(dict.fromkeys(row["family"] for row in rows))
@@ -58,11 +66,11 @@ def growth(rows: Sequence[dict[str, Any]], target: Path) -> None:
             line = [last * (n / sizes[-1]) ** theory[name] for n in sizes[-3:]]
             axes.plot(sizes[-3:], line, "--", color=colour, linewidth=1)
         axes.set(xscale="log", yscale="log", xlabel="n")
-        axes.set_title(family, color=INK, fontsize=11)
-        axes.grid(color="#e3e7eb", linewidth=0.6)
-    axes.plot([], [], "--", color=MUTED, linewidth=1, label="theory")
+        axes.set_title(family, fontsize=11)
+        axes.grid(color=FAINT, linewidth=0.6)
+    axes.plot([], [], "--", color=INK, linewidth=1, label="theory")
     axes.legend(frameon=False)
-    figure.supylabel("seconds", color=INK, fontsize=10)
+    figure.supylabel("seconds", fontsize=10)
     _write(figure, target)
 
 
@@ -73,4 +81,4 @@ def _style(side: int, dtype: str) -> dict[str, Any]:
 
 def _write(figure: Figure, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
-    figure.savefig(target, facecolor="white", metadata={"Software": None})
+    figure.savefig(target, transparent=True, metadata={"Software": None})

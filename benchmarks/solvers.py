@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from measuring import no_collection, seconds, table
-from peers import chain
 from scipy.sparse.linalg import LinearOperator, cg
+from scripts import table
 
 import kronops
+from kronops.bench.measuring import no_collection, seconds
+from kronops.bench.peers import chain
 
 ROUNDS = 9
 SYSTEMS = (((64,) * 2, 300), ((16,) * 3, 300), ((1000,) * 2, 3), ((100,) * 3, 6))

@@ -1,6 +1,13 @@
-"""How Sphinx builds this documentation. Nothing is fetched while it builds."""
+"""How Sphinx builds this documentation. Nothing is fetched while it builds, or when it is read."""
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import inventories  # noqa: E402
 
 project = "kronops"
 author = "kronops developers"
@@ -10,7 +17,11 @@ version = release = installed_version("kronops")
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
+    "sphinx_copybutton",
+    "sphinx_design",
     "numpydoc",
     "myst_parser",
     "sphinx_gallery.gen_gallery",
@@ -28,17 +39,23 @@ autosummary_generate = True
 autodoc_typehints = "none"
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
-autodoc_mock_imports = ["equinox", "jax", "lineax"]  # of adapters; the examples need PyTorch
+# Of adapters; the examples need PyTorch.
+autodoc_mock_imports = ["equinox", "jax", "linear_operator", "lineax"]
 numpydoc_show_class_members = False
 numpydoc_validation_checks = {"PR02", "PR03"}
 
-# Names of other projects are not looked up over the network, and stand as text; so do names that
-# are no part of the API but named in it.
+intersphinx_mapping = inventories.mapping(HERE / "generated" / "inventories")
+# Names that are no part of the API but named in it, and lineax's, whose documentation has no
+# inventory.
 nitpick_ignore_regex = [
-    ("py:.*", r"(numpy|scipy|array_api_compat|lineax|matplotlib|torch)\..*"),
+    ("py:.*", r"(linear_operator|lineax)\..*"),
     ("py:.*", r"(.*\.)?_\w+"),
     ("py:obj", r"kronops(\.(algebra|operators)\b.*)?|LAWS"),
 ]
+
+# Prompts and outputs stay behind when code is copied.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
 # Scripts that this build runs; an error in one is an error of the build.
 sphinx_gallery_conf = {
@@ -50,16 +67,22 @@ sphinx_gallery_conf = {
     "capture_repr": (),
     "download_all_examples": False,
     "notebook_extensions": set(),
+    "remove_config_comments": True,
     "show_signature": False,
     "write_computation_times": False,
+    "reset_modules": ("matplotlib", "gallery.draw_for_light_and_dark"),
 }
 
 html_theme = "pydata_sphinx_theme"
 html_title = "kronops"
 html_static_path = ["_static"]
+html_css_files = ["kronops.css"]
 html_show_sourcelink = False
 html_theme_options = {
+    "header_links_before_dropdown": 8,
     "navigation_with_keys": False,
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
     "show_toc_level": 2,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],

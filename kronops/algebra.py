@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from kronops import (
@@ -30,6 +31,7 @@ from kronops.extended.products import plus
 from kronops.indexing import Index
 from kronops.kronecker_terms import factor_shapes
 from kronops.operator import LinearOperator
+from kronops.operators import sharded
 from kronops.operators.adjoint import AdjointOperator, TransposedOperator
 from kronops.operators.block_diagonal import BlockDiagonalOperator
 from kronops.operators.chunkwise import ChunkwiseOperator
@@ -226,6 +228,21 @@ def dense(matrix: Array, domain_shape: Shape) -> LinearOperator:
 def chunkwise(op: LinearOperator, x: Array) -> LinearOperator:
     """The operator as one that applies to ``x``, in chunks of the operator's library."""
     return ChunkwiseOperator.of(op, backend_of(x))
+
+
+def multiply_sharded(op: LinearOperator, v: Any, axis: int | None = None) -> Any:
+    """``op`` times ``v`` in the sharding of ``v``; None if no part is known to have one."""
+    return sharded.multiply_sharded(op, v, axis)
+
+
+def whole(op: LinearOperator) -> Any:
+    """The operator with arrays that are whole on one device of this process."""
+    return sharded.whole(op)
+
+
+def explain_sharded(op: LinearOperator, mesh: Any, spec: Any, columns: int) -> Iterable[str]:
+    """What `LinearOperator.explain` says of products on a mesh."""
+    return sharded.explain(op, mesh, spec, columns)
 
 
 def mask(op: LinearOperator, mask: Any) -> LinearOperator:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from kronops import tree
-from kronops.backends import backend_of
+from kronops.backends import backend_of, is_array
 
-__all__ = ["cached", "fact"]
+__all__ = ["cached", "fact", "may_be_kept"]
 
 T = TypeVar("T")
 
@@ -65,3 +66,14 @@ class cached(fact[T]):
 
 def _is_tracked(leaf: Any) -> bool:
     return backend_of(leaf).is_tracked(leaf)
+
+
+def may_be_kept(content: Any) -> bool:
+    """Whether what an operator keeps is of use elsewhere: arrays, operators, numbers.
+
+    Programs for a machine, say, are made anew there.
+    """
+    if isinstance(content, (tuple, list)):
+        return all(map(may_be_kept, content))
+    plain = bool, int, float, complex, str, type(None)
+    return isinstance(content, plain) or is_array(content) or dataclasses.is_dataclass(content)

@@ -26,7 +26,11 @@ def as_inexact(array: Any, name: str, like: Any = None) -> Array:
     """``array`` in a floating dtype; integers and booleans become ``like`` or the default float."""
     if not is_array(array):
         nested = isinstance(array, (list, tuple)) and any(hasattr(part, "shape") for part in array)
-        advice = "give arrays and operators one by one" if nested else "for example numpy.asarray"
+        advice = "for example numpy.asarray"
+        if nested:
+            advice = "give arrays and operators one by one"
+        elif hasattr(array, "shape"):
+            advice = "or, of another library's operator, kronops.aslinearoperator(…)"
         raise TypeError(f"{name} is a {type(array).__name__}: an array is needed, {advice}")
     backend = backend_of(array)
     array = backend.plain(array, name)
@@ -88,7 +92,7 @@ def is_hermitian(matrix: Array) -> bool:
         return False
     tiles = backend.tiles(values.shape[0])
     exactly = all(  # cheaper, and common
-        bool(backend.xp.all(values[rows, columns] == backend.adjoint(values[columns, rows])))
+        bool(backend.xp.all(values[rows, columns] == backend.adjoint_tile(values[columns, rows])))
         for rows, columns in tiles
     )
     if not exactly and backend.all_finite(values):

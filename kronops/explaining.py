@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kronops.operator import LinearOperator
 
-__all__ = ["OPERATIONS", "Account", "explain"]
+__all__ = ["OPERATIONS", "Account", "accounts", "explain", "groups", "quantity"]
 
 # What is accounted for; all but the first are of square operators.
 OPERATIONS = ("multiply", "multiply_inverse", "logdet", "eigh")
@@ -60,22 +60,28 @@ class Account:
             return "flops not known"
         parts = 2 if self.op._complex else 1
         itemsize = parts * self.op.backend.xp.finfo(self.op.dtype).bits // 8
-        said = [_quantity(flops, "flop"), _quantity(self.total("numbers") * itemsize, "B")]
+        said = [quantity(flops, "flop"), quantity(self.total("numbers") * itemsize, "B")]
         if once:
-            said.append(f"once {_quantity(once, 'flop')}")
+            said.append(f"once {quantity(once, 'flop')}")
         return ", ".join(said)
 
 
 def explain(op: LinearOperator, columns: int) -> str:
     """The text of `LinearOperator.explain`."""
-    said = [f"{_name(op)}, {op.dtype}, {op.backend.name}", *_tree(op)]
-    for operation in OPERATIONS:
-        if operation != "multiply" and not op._square:
-            break
+    head = "\n".join([f"{_name(op)}, {op.dtype}, {op.backend.name}", *_tree(op)])
+    return f"{head}\n\n{accounts(op, columns)}"
+
+
+def accounts(op: LinearOperator, columns: int) -> str:
+    """How each operation is done, and what it costs, as paragraphs."""
+    return "\n\n".join("\n".join(lines) for lines in _paragraphs(op, columns))
+
+
+def _paragraphs(op: LinearOperator, columns: int) -> Iterator[list[str]]:
+    for operation in OPERATIONS[: len(OPERATIONS) if op._square else 1]:
         account = op._account(operation, columns if operation.startswith("multiply") else 1)
-        said += ["", f"{operation}: {account.identity}", f"    {account.costs}"]
-        said += [f"    {line}" for line in _how(account)]
-    return "\n".join(said)
+        details = [f"    {line}" for line in (account.costs, *_how(account))]
+        yield [f"{operation}: {account.identity}", *details]
 
 
 def default_account(op: LinearOperator, operation: str, columns: int, own: bool) -> Account:
@@ -115,17 +121,20 @@ def _name(op: LinearOperator) -> str:
     return f"{type(op).__name__} {op.shape}"
 
 
+def groups(op: LinearOperator) -> Iterator[tuple[str, LinearOperator, list[str]]]:
+    """The operators inside, each with its tree in lines; neighbours that look alike are one."""
+    looks = [(label, child, [*_tree(child)]) for label, child in op._children().items()]
+    for _, alike in itertools.groupby(looks, key=lambda look: (_name(look[1]), look[2])):
+        labels, (child, *_), (lines, *_) = zip(*alike, strict=True)
+        yield ", ".join(labels) if len(labels) < 3 else f"{labels[0]} … {labels[-1]}", child, lines
+
+
 def _tree(op: LinearOperator) -> Iterator[str]:
-    """The operators inside; neighbours that look alike share a line."""
-    looks = [(label, [_name(child), *_tree(child)]) for label, child in op._children().items()]
-    alike = [[*group] for _, group in itertools.groupby(looks, key=lambda look: look[1])]
-    for index, group in enumerate(alike):
-        labels = [label for label, _ in group]
-        label = ", ".join(labels) if len(labels) < 3 else f"{labels[0]} … {labels[-1]}"
-        first, *rest = group[0][1]
-        last = index == len(alike) - 1
-        yield f"{'└─' if last else '├─'} {label}: {first}"
-        yield from (f"{'   ' if last else '│  '}{line}" for line in rest)
+    inside = [*groups(op)]
+    for index, (label, child, lines) in enumerate(inside):
+        last = index == len(inside) - 1
+        yield f"{'└─' if last else '├─'} {label}: {_name(child)}"
+        yield from (f"{'   ' if last else '│  '}{line}" for line in lines)
 
 
 def _how(account: Account) -> Iterator[str]:
@@ -141,7 +150,7 @@ def _how(account: Account) -> Iterator[str]:
         yield from lines[1:]
 
 
-def _quantity(amount: float, unit: str) -> str:
+def quantity(amount: float, unit: str) -> str:
     """With three digits, and a prefix."""
     prefixes = ["", "k", "M", "G", "T", "P", "E"]
     power = 0

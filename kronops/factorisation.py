@@ -224,10 +224,11 @@ class RefinedInverse:
         axis = -1 if b.ndim == 2 else 0
         count = b.shape[axis]
         bands = backend.bands(count, math.prod(b.shape) // max(count, 1))
-        made = [self._refined(b[band, ...] if axis == 0 else b[:, band]) for band in bands]
+        made = [self.refined(b[band, ...] if axis == 0 else b[:, band]) for band in bands]
         return made[0] if len(made) == 1 else backend.xp.concat(made, axis=axis)
 
-    def _refined(self, b: Array) -> Array:
+    def refined(self, b: Array) -> Array:
+        """The same of all at once; of stacks of matrices, for a stack of right-hand sides."""
         backend = backend_of(b)
         matrix, inverted, b = backend.promote(self.matrix, self.inverted, b)
         matmul = backend.xp.matmul

@@ -24,7 +24,9 @@ _LIBRARIES = {
     "jax": ("jax",),
     "dask": ("dask",),
 }
-_EXTRAS = {name: (name,) for name in ("numba", "lineax", "matplotlib", "safetensors")}
+_EXTRAS = {name: (name,) for name in ("numba", "matplotlib", "safetensors")}
+_NEIGHBOURS = {name: (name,) for name in ("lineax", "linear_operator", "gpytorch", "pylops")}
+_NEIGHBOURS |= {"CoLA": ("cola-ml",), "curvlinops": ("curvlinops-for-pytorch",)}
 _NO_PLACES = {"None", "meta", "DASK_DEVICE"}  # which libraries list among their devices
 _TOLERANCE = 1e-4  # of results in single precision, which every library and device has
 
@@ -56,7 +58,7 @@ def show_versions() -> None:
     lines["kronops"] = sys.modules["kronops"].__version__
     lines |= {
         name: _version(distributions) or "not installed"
-        for name, distributions in (_REQUIRED | _LIBRARIES | _EXTRAS).items()
+        for name, distributions in (_REQUIRED | _LIBRARIES | _EXTRAS | _NEIGHBOURS).items()
     }
     sys.stdout.write("".join(f"{name:17} {value}\n" for name, value in lines.items()))
 

@@ -35,6 +35,10 @@ from kronops.operators.sum import SumOperator
 __all__ = ["KronopsLinearOperator", "StructuredSolver", "as_lineax"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class KronopsLinearOperator(lineax.AbstractLinearOperator):
     """A kronops operator as a ``lineax.AbstractLinearOperator``, made by `as_lineax`.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import html
 import math
 import os
 import sys
 import weakref
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, overload
 
 from kronops import columns, scaling, spectrum, tree
 from kronops.backends import (
@@ -24,12 +24,15 @@ from kronops.backends.standard import Array, Backend
 from kronops.caching import cached, fact
 from kronops.checks import as_inexact
 from kronops.columns import submatrix
+from kronops.drawing import joined
 from kronops.errors import DensificationWarning, LinAlgError, warn
 from kronops.explaining import Account, default_account, explain
 from kronops.indexing import Index, as_indices
+from kronops.lazy_parts import Collection, replaced
 from kronops.normals import Normals
+from kronops.rendering import as_html
 from kronops.scalars import Scalar, as_integer, as_multiplier, as_nonnegative, as_scalar
-from kronops.vectors import Shape, flatten, same_form, size_of
+from kronops.vectors import Shape, Vector, flatten, same_form, size_of
 
 __all__ = ["EighResult", "LinearOperator", "SVDResult", "SlogdetResult"]
 
@@ -89,12 +92,17 @@ class Algebra(Protocol):
     ) -> LinearOperator: ...
     def dense(self, matrix: Array, domain_shape: Shape) -> LinearOperator: ...
     def chunkwise(self, op: LinearOperator, x: Array) -> LinearOperator: ...
+    def multiply_sharded(self, op: LinearOperator, v: Any, axis: int | None = None) -> Any: ...
+    def whole(self, op: LinearOperator) -> Any: ...
+    def explain_sharded(
+        self, op: LinearOperator, mesh: Any, spec: Any, columns: int
+    ) -> Iterable[str]: ...
     def mask(self, op: LinearOperator, mask: Any) -> LinearOperator: ...
     def select(self, op: LinearOperator, rows: Index, columns: Index) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class LinearOperator(ABC):
+class LinearOperator(Collection, ABC):
     """A linear map between vectors, known by its structure and not by its entries.
 
     Subclasses are frozen dataclasses whose fields are arrays and operators (or tuples and dicts
@@ -137,6 +145,7 @@ class LinearOperator(ABC):
     _algebra: ClassVar[Algebra]
     __array_ufunc__: ClassVar[None] = None  # NumPy leaves ``array @ op`` and ``scalar * op`` to us
     __iter__: ClassVar[None] = None  # as Python would make one from ``op[0]``, ``op[1]``, …
+    _internal: ClassVar[tuple[str, ...]] = ()  # what other operators use, and users need not see
 
     # -- the contract --------------------------------------------------------------------------
 
@@ -233,15 +242,19 @@ class LinearOperator(ABC):
             "an operator is no array: op.to_dense() gives its matrix, op @ x its product"
         )
 
+    @overload
+    def __matmul__(self, other: LinearOperator) -> LinearOperator: ...
+    @overload
+    def __matmul__(self, other: Array) -> Array: ...
     def __matmul__(self, other: Any) -> Any:
         """``op @ x`` for an array ``(n,)`` or ``(..., n, k)``; ``op @ op`` composes."""
         if isinstance(other, LinearOperator):
             return self._algebra.compose(self, other)
         return self._apply(other)
 
-    def __rmatmul__(self, other: Any) -> Any:
+    def __rmatmul__(self, other: Array) -> Array:
         """``x @ op`` for an array ``(m,)`` or ``(..., k, m)``."""
-        return self.T._apply(other) if getattr(other, "ndim", 0) < 2 else self.T._apply_rows(other)
+        return self.T._apply_rows(other) if getattr(other, "ndim", 0) else self.T._apply(other)
 
     @classmethod
     def __torch_function__(
@@ -276,7 +289,7 @@ class LinearOperator(ABC):
         """``opᴴ X`` for ``X`` of shape ``(..., m, k)``."""
         return self.H._apply(x)
 
-    def multiply(self, v: Any) -> Any:
+    def multiply(self, v: Vector) -> Vector:
         """``op`` times the structured vector ``v``, in the structure of ``v``.
 
         Parameters
@@ -295,16 +308,21 @@ class LinearOperator(ABC):
         array([[2., 2.],
                [2., 2.]])
         """
-        if is_array(v) and tuple(v.shape) == self.shape[1:]:  # flat, and so is the result
-            return self._apply(v)
-        flat, restore = flatten(v, self.domain_shape, self.range_shape)
+        given: Any = v
+        if self.backend.shards:
+            made = self._algebra.multiply_sharded(self, given)
+            if made is not None:
+                return made
+        if is_array(given) and tuple(given.shape) == self.shape[1:]:  # flat, and so is the result
+            return self._apply(given)
+        flat, restore = flatten(given, self.domain_shape, self.range_shape)
         return restore(self._apply(flat))
 
-    def multiply_inverse(self, v: Any) -> Any:
+    def multiply_inverse(self, v: Vector) -> Vector:
         """``op⁻¹`` times the structured vector ``v``; factorisations are kept for the next call."""
         return self.inverse().multiply(v)
 
-    def multiply_power(self, v: Any, p: float) -> Any:
+    def multiply_power(self, v: Vector, p: float) -> Vector:
         """``op.power(p)`` times the structured vector ``v``."""
         return self.power(p).multiply(v)
 
@@ -368,7 +386,7 @@ class LinearOperator(ABC):
         original = self.__dict__.get("_original", lambda: None)()
         if original is not None:
             return original
-        made = self._kept_inverse
+        made = self._whole._kept_inverse
         if made is not self:  # so that a double inverse is the original, without a cycle
             made.__dict__["_original"] = weakref.ref(self)
         return made
@@ -386,7 +404,7 @@ class LinearOperator(ABC):
         exponent = as_scalar(p, "p")
         if isinstance(exponent, complex):
             raise TypeError(f"p = {p} is complex: a real exponent is needed")
-        return self if exponent == 1 else self._power(exponent)
+        return self if exponent == 1 else self._whole._power(exponent)
 
     def sqrt(self) -> LinearOperator:
         """The positive semidefinite square root, ``op.power(0.5)``."""
@@ -395,7 +413,7 @@ class LinearOperator(ABC):
     def cholesky(self) -> LinearOperator:
         """Lower triangular ``L`` with ``L Lᴴ = op``; `LinAlgError` if not positive definite."""
         self._require_square("cholesky")
-        return self._cholesky()
+        return self._whole._cholesky()
 
     def expm(self) -> LinearOperator:
         """The exponential ``I + op + op²/2 + …``; of a Kronecker sum, a Kronecker product.
@@ -472,7 +490,7 @@ class LinearOperator(ABC):
         method: str = "exact",
         refine: bool = False,
         pi: str | float = "trace",
-    ) -> Any:
+    ) -> LinearOperator:
         """``op + value·I`` (``method="exact"``), or its Kronecker-factored approximation.
 
         Parameters
@@ -535,6 +553,12 @@ class LinearOperator(ABC):
         """
         return self._algebra.mask(self, mask)
 
+    @overload
+    def __getitem__(self, key: int | tuple[int, int | slice] | tuple[slice, int]) -> Array: ...
+    @overload
+    def __getitem__(self, key: slice | tuple[slice, slice]) -> LinearOperator: ...
+    @overload
+    def __getitem__(self, key: Any) -> Any: ...
     def __getitem__(self, key: Any) -> Any:
         """Entries, rows and columns: arrays for integers, operators for anything else.
 
@@ -590,7 +614,7 @@ class LinearOperator(ABC):
         10000
         """
         self._require_square("slogdet")
-        sign, logabsdet = self._slogdet()
+        sign, logabsdet = self._whole._slogdet()
         xp, real = self.backend.xp, self.backend.real_dtype(self.dtype)
         # Copies, as both may be kept: some libraries' numbers can be written to.
         return SlogdetResult(xp.astype(sign, self.dtype), xp.astype(logabsdet, real))
@@ -640,7 +664,7 @@ class LinearOperator(ABC):
         array([ 3.,  5.,  6., 10.])
         """
         self._require_square("eigh")
-        values, basis = self._eigenbasis()
+        values, basis = self._whole._eigenbasis()
         flat = self.backend.xp.reshape(spectrum.real(values, "the operator"), (-1,))
         order = self.backend.xp.argsort(flat)
         sorted_basis = self._algebra.permute_columns(basis, order)
@@ -739,7 +763,7 @@ class LinearOperator(ABC):
 
     # -- words ---------------------------------------------------------------------------------
 
-    def explain(self, columns: int = 1) -> str:
+    def explain(self, columns: int = 1, *, mesh: Any = None, spec: Any = None) -> str:
         """The operators inside, and for each operation the identity that it uses and its cost.
 
         Nothing is factorised for it. Costs are flops (of complex numbers if the operator is
@@ -750,6 +774,13 @@ class LinearOperator(ABC):
         ----------
         columns : int
             For how many vectors at once; Kronecker products are planned for that.
+        mesh : jax.sharding.Mesh or dict, optional
+            Devices over which vectors of the domain shape are split (of a dict, the names and sizes
+            of its axes): then the redistributions of the products, and the bytes that each device
+            sends and holds, are told as well.
+        spec : jax.sharding.PartitionSpec or tuple, optional
+            Which axes of the mesh split which axis of the vectors. If not given, all of the mesh
+            splits the first axis.
 
         Examples
         --------
@@ -764,14 +795,18 @@ class LinearOperator(ABC):
             A1 (200 x 200) on (1, 200, 100)
             A2 (300 x 100) on (200, 100, 1)
         """
-        return explain(self, as_integer(columns, "columns", least=1))
+        columns = as_integer(columns, "columns", least=1)
+        said = explain(self, columns)
+        if mesh is None:
+            return said
+        return "\n".join([said, "", *self._algebra.explain_sharded(self, mesh, spec, columns)])
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(self.explain())}</pre>"
+        return as_html(self)
 
     # -- explicit moves ------------------------------------------------------------------------
 
-    def astype(self, dtype: Any) -> Any:
+    def astype(self, dtype: Any) -> Self:
         """The operator with its arrays in another floating dtype."""
         dtype = getattr(self.backend.xp, dtype, None) if isinstance(dtype, str) else dtype
         if dtype is None or not self.backend.kind(dtype).endswith("floating"):
@@ -800,14 +835,47 @@ class LinearOperator(ABC):
 
         return tree.map_leaves(self, cast)
 
-    def to_device(self, device: Any) -> Any:
+    def to_device(self, device: Any) -> Self:
         """The operator with its arrays on another device."""
         return tree.map_leaves(self, lambda leaf: self.backend.to_device(leaf, device))
 
-    def to_backend(self, name: str) -> Any:
+    def to_backend(self, name: str) -> Self:
         """The operator with its arrays in another library, by name (``"numpy"``)."""
         target = backend_named(name)
-        return tree.map_leaves(self, lambda leaf: target.from_numpy(self.backend.to_numpy(leaf)))
+        values = iter(self.backend.all_to_numpy(tree.leaves(self)))
+        return tree.map_leaves(self, lambda leaf: target.from_numpy(next(values)))
+
+    def persist(self, **options: Any) -> Any:
+        """An operator of Dask arrays with these computed, and all that products with it need.
+
+        Factorisations too, each by a task of its own, those of large matrices first. They stay
+        where Dask keeps what it has persisted: on a cluster in the memory of the workers, while the
+        call returns at once. Without it every ``compute`` makes them anew.
+
+        Parameters
+        ----------
+        **options
+            Those of ``dask.persist``.
+
+        Returns
+        -------
+        LinearOperator
+            The operator itself where its arrays are not lazy.
+
+        Examples
+        --------
+        >>> import dask.array as da, numpy as np, kronops
+        >>> op = kronops.kron(da.from_array(2 * np.eye(3)), da.from_array(np.eye(2)))
+        >>> inverse = op.inverse().persist()
+        >>> inverse.multiply(da.ones((3, 2))).sum().compute()
+        np.float64(3.0)
+        """
+        if not self.backend.lazy:
+            return self
+        xp = self.backend.xp
+        one = xp.ones((1, 1), dtype=self.dtype, device=self.device)
+        self._matmat(xp.broadcast_to(one, (self.shape[1], 1)))  # now it keeps what products need
+        return replaced(self, lambda parts: self.backend.persist(parts, **options))
 
     # -- optional hooks, each with a right default ---------------------------------------------
 
@@ -1037,6 +1105,14 @@ class LinearOperator(ABC):
         return made
 
     @property
+    def _whole(self) -> Any:
+        """The operator with arrays that are whole on one device of this process, for what needs it.
+
+        Those that several devices hold are copied, once.
+        """
+        return self._algebra.whole(self) if self.backend.shards else self
+
+    @property
     def _like(self) -> Array:
         """An array without entries of the operator's library, dtype and device."""
         return self.backend.xp.zeros((0,), dtype=self.dtype, device=self.device)
@@ -1057,6 +1133,10 @@ class LinearOperator(ABC):
             x = self._as_input(x, name)
             if backend_of(x) is not self.backend:
                 return self._algebra.chunkwise(self, x)._apply(x, name)
+        if self.backend.shards and x.ndim:
+            made = self._algebra.multiply_sharded(self, x, max(x.ndim - 2, 0))
+            if made is not None:
+                return made
         n = self.shape[1]
         if x.ndim == 1:
             if x.shape[0] == n:
@@ -1065,7 +1145,7 @@ class LinearOperator(ABC):
             return self._matmat(x)
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, the operator {self.shape}: "
-            f"({n},) or (..., {n}, k) would do" + self._hint(x)
+            f"({n},) or (..., {n}, k) would do" + self._hint(x) + self._drawn(x)
         )
 
     def _apply_rows(self, x: Array) -> Array:
@@ -1073,12 +1153,20 @@ class LinearOperator(ABC):
             x = self._as_input(x, "x")
             if backend_of(x) is not self.backend:
                 return self._algebra.chunkwise(self, x)._apply_rows(x)
+        if self.backend.shards:
+            made = self._algebra.multiply_sharded(self, x, x.ndim - 1)
+            if made is not None:
+                return made
         if x.shape[-1] == self.shape[1]:
             return self._apply_last(x)
         raise ValueError(
             f"x has shape {tuple(x.shape)}, the operator {self.shape[::-1]}: for x @ op "
             f"({self.shape[1]},) or (..., k, {self.shape[1]}) would do"
+            + joined(tuple(x.shape), x.ndim - 1, "@", self.shape[::-1], 0)
         )
+
+    def _drawn(self, x: Array) -> str:
+        return joined(self.shape, 1, "@", tuple(x.shape), max(x.ndim - 2, 0)) if x.ndim else ""
 
     def _hint(self, x: Array) -> str:
         fits = tuple(x.shape) == self.domain_shape
@@ -1120,6 +1208,11 @@ class LinearOperator(ABC):
             return
         if is_array(other) and other.ndim:
             raise TypeError(f"op {sign} array: wrap the array, op {sign} DenseOperator(array)")
+        if hasattr(other, "shape") and not is_array(other):
+            raise TypeError(
+                f"op {sign} {type(other).__name__}: of another library's operator "
+                f"op {sign} kronops.aslinearoperator(…) would do"
+            )
         raise TypeError(
             f"op {sign} {type(other).__name__}: use op.damped(value), or "
             f"op {sign} value * IdentityOperator(n, like=array)"
@@ -1137,6 +1230,12 @@ class LinearOperator(ABC):
             more = [f"… {len(inner) - 4} more"] if len(inner) > 4 else []
             parts.append(f"children=[{', '.join(names + more)}]")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+    def __dir__(self) -> list[str]:
+        """What users need: neither hooks nor what operators ask of each other."""
+        internal = {name for kind in type(self).__mro__ for name in vars(kind).get("_internal", ())}
+        hidden = internal | {name for name in super().__dir__() if name[0] == "_" != name[1:2]}
+        return [name for name in super().__dir__() if name not in hidden]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Arrays in memory of their own, which are differentiated as the originals are."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from kronops.backends import is_array
 from kronops.backends.standard import Array
+
+T = TypeVar("T")
 
 __all__ = ["children", "leaves", "map_leaves", "map_parts", "put_together", "take_apart"]
 
@@ -49,18 +51,18 @@ def _has_fields(value: Any) -> bool:
     return hasattr(type(value), "__dataclass_fields__")
 
 
-def map_leaves(value: Any, function: Callable[[Array], Array]) -> Any:
+def map_leaves(value: T, function: Callable[[Array], Array]) -> T:
     """``value`` with ``function`` applied to every array; nothing is checked again."""
     if _has_fields(value):
         return map_parts(value, function, lambda child: map_leaves(child, function))
     return _map_content(value, function, lambda child: map_leaves(child, function))
 
 
-def map_parts(value: Any, of_array: Callable[[Any], Any], of_child: Callable[[Any], Any]) -> Any:
+def map_parts(value: T, of_array: Callable[[Any], Any], of_child: Callable[[Any], Any]) -> T:
     """An operator with functions applied to the arrays and the operators in its fields."""
     fields = {
         field.name: _map_content(getattr(value, field.name), of_array, of_child)
-        for field in dataclasses.fields(value)
+        for field in dataclasses.fields(value)  # type: ignore[arg-type]
     }
     return rebuild(type(value), fields)
 
@@ -79,7 +81,7 @@ def _map_content(
     return content
 
 
-def rebuild(kind: type, fields: dict[str, Any]) -> Any:
+def rebuild(kind: type[T], fields: dict[str, Any]) -> T:
     """An instance of a frozen dataclass from its fields as they are."""
     made: Any = object.__new__(kind)
     for name, content in fields.items():
@@ -117,7 +119,7 @@ def _take_apart(value: Any) -> tuple[dict[str, Any], _Rest]:
 def put_together(kind: type, rest: _Rest, parts: Iterable[Any]) -> Any:
     """What `take_apart` was given, with other parts, whatever they are."""
     arrays = dict(zip(rest.names, parts, strict=True))
-    made = rebuild(kind, rest.fields | rest.labels | arrays)
+    made: Any = rebuild(kind, rest.fields | rest.labels | arrays)
     made.__dict__["_array_fields"] = rest.names
     return made
 

@@ -10,25 +10,31 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
+from kronops.drawing import compared
 
 __all__ = [
     "LAYOUTS",
     "InChannels",
     "OutIn",
     "Shape",
+    "Vector",
+    "as_kind",
     "as_layout",
     "flatten",
     "flatten_each",
     "in_layout",
+    "join_pair",
+    "parts_of",
     "same_form",
     "size_of",
     "unflatten",
 ]
 
+Vector = TypeVar("Vector")  # in one of the forms of the user, which a result then has too
 Shape = Any  # tuple[int, ...] | list[Shape] | dict[str, Shape]
 Restore = Callable[[Array], Any]
 _MOST_AXES = 64  # of arrays of NumPy and of PyTorch
@@ -141,7 +147,7 @@ def _flatten_array(v: Array, domain: Shape, range_: Shape, name: str) -> tuple[A
     shape = tuple(v.shape)
     if not (isinstance(domain, tuple) and _folds(shape, domain)):
         backend_of(v).plain(v, name)  # which may know better what is wrong with it
-        raise ValueError(f"{name} has shape {shape}; {_would_do(domain)}")
+        raise ValueError(f"{name} has shape {shape}; {_would_do(domain)}{_drawn(name, v, domain)}")
     if not isinstance(range_, tuple):
         result_shape: tuple[int, ...] = (size_of(range_),)
     elif isinstance(domain, OutIn):
@@ -156,6 +162,23 @@ def _flatten_array(v: Array, domain: Shape, range_: Shape, name: str) -> tuple[A
 
 
 def _flatten_pair(pair: Any, domain: Shape, range_: Shape, name: str) -> tuple[Array, Restore]:
+    matrix, separate = join_pair(pair, domain, range_, name)
+    xp = backend_of(matrix).xp
+    return xp.reshape(matrix, (-1,)), lambda result: separate(xp.reshape(result, domain))
+
+
+def join_pair(
+    pair: Any, domain: Shape, range_: Shape, name: str = "v"
+) -> tuple[Array, Callable[[Array], Any]]:
+    """The matrix that a pair ``(weights, bias)`` stands for, and how to take one apart again.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> matrix, separate = join_pair((np.zeros((2, 3)), np.ones(3)), (3, 3), (3, 3))
+    >>> matrix.shape, separate(matrix)[1]
+    ((3, 3), array([1., 1., 1.]))
+    """
     weights, bias = pair
     without_bias = _without_bias(domain)
     shape = tuple(weights.shape)
@@ -166,7 +189,8 @@ def _flatten_pair(pair: Any, domain: Shape, range_: Shape, name: str) -> tuple[A
         and _folds(shape, without_bias)
     )
     if not fits:
-        raise ValueError(f"{name} is {_describe(pair)}; {_would_do(domain)}")
+        drawing = "" if without_bias is None else _drawn("weights", weights, without_bias)
+        raise ValueError(f"{name} is {_describe(pair)}; {_would_do(domain)}{drawing}")
     if range_ != domain:
         raise ValueError(
             f"{name} is a pair, but the operator maps shape {domain} to {range_}, which is no "
@@ -179,13 +203,12 @@ def _flatten_pair(pair: Any, domain: Shape, range_: Shape, name: str) -> tuple[A
         [xp.reshape(weights, without_bias), xp.expand_dims(bias, axis=axis)], axis=axis
     )
 
-    def restore(result: Array) -> Any:
-        rows = xp.reshape(result, domain)
+    def separate(rows: Array) -> Any:
         if axis:
-            return _as_kind(kind, (xp.reshape(rows[:, :-1], shape), rows[:, -1]))
-        return _as_kind(kind, (xp.reshape(rows[:-1, :], shape), rows[-1, :]))
+            return as_kind(kind, (xp.reshape(rows[:, :-1], shape), rows[:, -1]))
+        return as_kind(kind, (xp.reshape(rows[:-1, :], shape), rows[-1, :]))
 
-    return xp.reshape(matrix, (-1,)), restore
+    return matrix, separate
 
 
 def _flatten_blocks(v: Any, domain: Shape, range_: Shape, name: str) -> tuple[Array, Restore]:
@@ -211,20 +234,48 @@ def flatten_each(
     >>> [flat.shape for flat in flats], restore(flats)["b"]
     ([(4,), (1,)], array([1.]))
     """
-    keys = list(domain) if isinstance(domain, dict) else list(range(len(domain)))
+    parts, restore_parts = parts_of(v, domain, name)
+    keys = _keys(domain)
+    pieces = [
+        flatten(part, domain[key], range_[key], f"{name}[{key!r}]")
+        for key, part in zip(keys, parts, strict=True)
+    ]
+
+    def restore(results: list[Array]) -> Any:
+        return restore_parts(
+            [back(result) for (_, back), result in zip(pieces, results, strict=True)]
+        )
+
+    return [flat for flat, _ in pieces], restore
+
+
+def parts_of(
+    v: Any, domain: Shape, name: str = "v"
+) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """The vectors of the blocks in ``v``, as they are; results in the form of ``v``.
+
+    Examples
+    --------
+    >>> parts, restore = parts_of({"b": 1, "a": 2}, {"a": (2, 2), "b": (1,)})
+    >>> parts, restore(parts)
+    ([2, 1], {'b': 1, 'a': 2})
+    """
+    keys = _keys(domain)
     if isinstance(domain, dict):
         fits = isinstance(v, dict) and v.keys() == set(_entries(domain))
     else:
         fits = isinstance(v, (list, tuple)) and len(v) == len(domain)
     if not fits:
         raise ValueError(f"{name} is {_describe(v)}{_differences(v, domain)}; {_would_do(domain)}")
-    pieces = [flatten(_at(v, key), domain[key], range_[key], f"{name}[{key!r}]") for key in keys]
 
-    def restore(results: list[Array]) -> Any:
-        parts = [back(result) for (_, back), result in zip(pieces, results, strict=True)]
-        return _as_kind(type(v), _named(keys, parts, v) if isinstance(v, dict) else parts)
+    def restore(parts: list[Any]) -> Any:
+        return as_kind(type(v), _named(keys, parts, v) if isinstance(v, dict) else parts)
 
-    return [flat for flat, _ in pieces], restore
+    return [_at(v, key) for key in keys], restore
+
+
+def _keys(domain: Shape) -> list[Any]:
+    return list(domain) if isinstance(domain, dict) else list(range(len(domain)))
 
 
 def _entries(domain: dict[Any, Shape]) -> list[Any]:
@@ -259,7 +310,7 @@ def _parts(shape: Shape) -> list[Shape]:
     return list(shape.values()) if isinstance(shape, dict) else list(shape)
 
 
-def _as_kind(kind: type, parts: Any) -> Any:
+def as_kind(kind: type, parts: Any) -> Any:
     """``parts`` in a container like the user's, named tuples included."""
     return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
 
@@ -311,6 +362,13 @@ def _differences(v: Any, domain: Shape) -> str:
     unknown = [key for key in v if key not in needed]
     lacks = f", which lacks {missing}" if missing else ""
     return lacks + (f", and no block has {unknown}" if unknown else "")
+
+
+def _drawn(name: str, v: Array, domain: Shape) -> str:
+    """The shape of an array beside that of the operator, where leading axes are what folds."""
+    if not v.ndim or not isinstance(domain, tuple) or isinstance(domain, (OutIn, InChannels)):
+        return ""
+    return compared(name, tuple(v.shape), domain)
 
 
 def _would_do(domain: Shape) -> str:

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import gpu
-import kronecker
 import numpy as np
 import page
 import pytest
-from cases import DTYPES, SIDES, Case, all_cases
-from measuring import calls_for, no_collection, seconds
-from peers import PEERS, Peer, kronops_product, numpy_chain
+
+from kronops.bench import comparison
+from kronops.bench.cases import DTYPES, SIDES, Case, all_cases
+from kronops.bench.measuring import calls_for, no_collection, peak_bytes, seconds
+from kronops.bench.peers import PEERS, Peer, kronops_product, numpy_chain
 
 TINY = [((2, 3), (4, 2), (3, 5)), ((3, 3), (2, 2))]
 OURS = Peer("kronops", (), kronops_product)
@@ -36,17 +37,17 @@ def test_answers(peer, shapes, side, columns, dtype):
     case = Case("tiny", shapes, columns, side, dtype)
     factors, x = case.arrays()
     answer = peer.prepare(factors, x, side)()
-    assert kronecker.right(answer, dense_product(factors, x, side), dtype)
+    assert comparison.right(answer, dense_product(factors, x, side), dtype)
 
 
 def test_a_wrong_answer_is_seen():
     case = Case("tiny", TINY[0], 1, "K @ X", "float64")
     factors, x = case.arrays()
     liar = Peer("liar", (), lambda *given: lambda: 1.001 * kronops_product(*given)())
-    made = kronecker.run(case, [liar, *IN_NUMPY[1:]], 0.0)
+    made = comparison.run(case, [liar, *IN_NUMPY[1:]], 0.0)
     assert made["peers"]["liar"] == {"left out": "wrong answer"}
     assert made["fastest"] in made["peers"] and made["ratio"] > 0
-    assert not kronecker.right(np.full(24, np.nan), dense_product(factors, x, "K @ X"), "float64")
+    assert not comparison.right(np.full(24, np.nan), dense_product(factors, x, "K @ X"), "float64")
 
 
 def test_another_place_measures_by_its_own_clock():
@@ -64,9 +65,9 @@ def test_another_place_measures_by_its_own_clock():
         return ours
 
     ours = None
-    place = kronecker.Place(clock, np.asarray, lambda count: 1e-9 * count, lambda f: 10, None)
+    place = comparison.Place(clock, np.asarray, lambda count: 1e-9 * count, lambda f: 10, None)
     case = Case("tiny", TINY[0], 4, "K @ X", "float64")
-    made = kronecker.run(case, [IN_NUMPY[1]], 0.0, prepare, place)
+    made = comparison.run(case, [IN_NUMPY[1]], 0.0, prepare, place)
     assert made["seconds"] == {"minimum": 3.0, "median": 3.0} and made["ratio"] == 2.0
     assert made["copy seconds"] == 1e-9 * 8 * (case.sizes[0] + case.sizes[-1]) / 2
     assert made["memory"] == 10 / case.allowed and set(calls) == {1}
@@ -79,7 +80,7 @@ def test_peers_of_the_gpu_that_know_no_library(prepare, side, columns):
     case = Case("tiny", TINY[0], columns, side, "float64")
     factors, x = case.arrays()
     answer = prepare(factors, x, side)()
-    assert kronecker.right(gpu.to_host(Tensor(answer)), dense_product(factors, x, side), "float64")
+    assert comparison.right(gpu.to_host(Tensor(answer)), dense_product(factors, x, side), "float64")
 
 
 class Tensor:
@@ -110,7 +111,7 @@ def test_cutensor_contracts_one_factor_after_another(monkeypatch):
             case = Case("tiny", TINY[0], columns, side, "float64")
             factors, x = case.arrays()
             answer = gpu.cutensor(factors, x, side)()
-            assert kronecker.right(answer, dense_product(factors, x, side), "float64")
+            assert comparison.right(answer, dense_product(factors, x, side), "float64")
 
 
 @pytest.mark.skipif(not gpu.missing_gpu(), reason="there is a GPU: it would be measured")
@@ -137,14 +138,14 @@ def test_numbers_of_a_case(side):
 
 def test_cases_have_names_of_their_own():
     every = list(all_cases())
-    assert len({kronecker.label(kronecker.identity(case)) for case in every}) == len(every)
+    assert len({comparison.label(comparison.identity(case)) for case in every}) == len(every)
     assert {"2^20", "(8x12)^5", "20,30,40"} <= {case.name for case in every}
 
 
 def test_memory_stays_within_what_a_product_may_need():
     for side in SIDES:
         case = Case("middle", ((30, 30),) * 3, 16, side, "float64")
-        assert kronecker.peak_bytes(kronops_product(*case.arrays(), side)) <= 1.1 * case.allowed
+        assert peak_bytes(kronops_product(*case.arrays(), side)) <= 1.1 * case.allowed
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_no_more_than_twice_the_time_of_plain_numpy(sizes, columns):
 
 def test_the_page_is_written_from_the_committed_results():
     results = page.results()
-    for path in (page.PAGE, page.HOSTILE):
+    for path in (page.PAGE, page.HOSTILE, page.PLANNING):
         assert path.read_text(encoding="utf-8") == page.filled(results, path)
     for found in results:
         assert json.loads(json.dumps(found)) == found

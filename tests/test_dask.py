@@ -366,6 +366,50 @@ def test_an_operator_of_dask_arrays_is_lazy(name):
         np.testing.assert_allclose(computed(got), want, rtol=1e-8, atol=1e-8 * scale)
 
 
+def test_a_lazy_matrix_is_made_once_and_factorised_once(monkeypatch):
+    made, factorised = [], []
+
+    def making(matrix):
+        made.append(matrix.shape)
+        return matrix
+
+    def factorising(*arguments):
+        factorised.append(arguments[1])  # whether it is Hermitian
+        return original(*arguments)
+
+    original = dense.factorise
+    matrix = da.from_array(definite(12)).map_blocks(making, meta=np.empty((0, 0)))
+    for op in (DenseOperator(matrix), DenseOperator(matrix, "positive definite")):
+        made.clear()
+        factorised.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(dense, "factorise", factorising)
+            b = da.from_array(normal(12, 9), chunks=(5, 3))
+            results = op.solve(b), op.H.solve(b), op.logdet(), op.inverse() @ b
+            x, y, logdet, z = dask.compute(*results, scheduler="sync")
+        assert made == [(12, 12)] and factorised == [True]
+        for got in (x, y, z):
+            np.testing.assert_allclose(got, np.linalg.solve(definite(12), normal(12, 9)))
+        np.testing.assert_allclose(logdet, np.linalg.slogdet(definite(12))[1])
+
+
+def test_graphs_of_lazy_factors_are_small():
+    op = kron(da.from_array(definite(4)), da.from_array(definite(3)))
+    (made,) = dask.optimize(op.multiply_inverse(da.from_array(normal(4, 3))))
+    assert tasks(made) <= 20
+
+
+def test_large_factorisations_go_first():
+    """Dask's optimisation forgets it, so that what `persist` is given is not optimised."""
+    claimed = [DenseOperator(da.from_array(definite(n)), "symmetric") for n in (6, 4)]
+    for op in (kron(*claimed), kron(*claimed).damped(0.1)):
+        inverse = op.inverse()
+        inverse @ da.ones(24)
+        layers = inverse.__dask_graph__().layers.values()
+        found = {layer.annotations["priority"] for layer in layers if layer.annotations}
+        assert found == {6**3, 4**3}
+
+
 def test_right_hand_sides_keep_their_chunks_of_columns():
     b = da.from_array(normal(12, 9), chunks=(12, 3))
     for assume, chunks in itertools.product((None, "positive definite"), (12, 5)):

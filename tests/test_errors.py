@@ -7,6 +7,7 @@ import warnings
 import array_api_strict as strict
 import numpy as np
 import pytest
+import scipy.sparse
 
 import kronops
 from kronops import (
@@ -508,3 +509,56 @@ def test_any_memory_layout(view):
     x.flags.writeable = False
     np.testing.assert_allclose(kron(a, b) @ x, np.kron(a, b) @ x)
     np.testing.assert_allclose(kron(a, b).solve(x), np.linalg.solve(np.kron(a, b), x))
+
+
+PAIR_OF_FACTORS = kron(np.ones((2, 12)), np.ones((3, 4)))  # 6 × 48
+DRAWN = {
+    "op @ x": (lambda: K @ np.ones(5), ["(6, 6) @ (5,)", "    ╰─ ≠ ─╯"]),
+    "a stack": (lambda: K @ np.ones((2, 7, 3)), ["(6, 6) @ (2, 7, 3)", "    ╰── ≠ ───╯"]),
+    "x @ op": (lambda: np.ones(48) @ PAIR_OF_FACTORS, ["(48,) @ (6, 48)", "  ╰─ ≠ ──╯"]),
+    "X @ op": (
+        lambda: np.ones((2, 48)) @ PAIR_OF_FACTORS,
+        ["(2, 48) @ (6, 48)", "     ╰─ ≠ ─╯"],
+    ),
+    "b": (lambda: K.solve(np.ones(7)), ["(6, 6) @ (7,)", "    ╰─ ≠ ─╯"]),
+    "op @ op": (lambda: K @ PAIR_OF_FACTORS.H, ["(6, 6) @ (48, 6)", "    ╰─ ≠ ──╯"]),
+    "op + op": (lambda: K + PAIR_OF_FACTORS, ["(6, 6) + (6, 48)", "    ╰─── ≠ ───╯"]),
+    "rows": (lambda: K - PAIR_OF_FACTORS.H, ["(6, 6) + (48, 6)", " ╰─── ≠ ───╯"]),
+    "a matrix": (lambda: K.multiply(np.ones((3, 2))), ["v  (3, 2)", "op (2, 3)", "    ≠  ≠"]),
+    "flat": (lambda: K.multiply(np.ones(7)), ["v  (  7,)", "op (2·3,)", "      ≠"]),
+    "a kernel": (
+        lambda: PAIR_OF_FACTORS.multiply(np.ones((3, 3, 4))),
+        ["v  (3·3, 4)", "op ( 12, 4)", "      ≠  ="],
+    ),
+    "weights": (
+        lambda: PAIR_OF_FACTORS.multiply((np.ones((3, 4, 4)), np.ones(4))),
+        ["weights (3·4, 4)", "op      ( 11, 4)", "           ≠  ="],
+    ),
+    "a block": (
+        lambda: BlockDiagonalOperator([K]).multiply([np.ones(7)]),
+        ["v[0] (  7,)", "op   (2·3,)", "        ≠"],
+    ),
+    "a solver": (lambda: kronops.linalg.cg(K, np.ones(7)), ["b (7,)", "A (6,)", "   ≠"]),
+}
+
+
+@pytest.mark.parametrize("call, lines", DRAWN.values(), ids=DRAWN)
+def test_shapes_that_do_not_fit_are_drawn(call, lines):
+    with pytest.raises(ValueError, match="shape") as caught:
+        call()
+    assert [line[4:] for line in str(caught.value).splitlines()[1:]] == lines
+
+
+def test_what_fits_no_drawing_has_words_alone():
+    for bad in (np.ones(()), 3.0):
+        with pytest.raises(ValueError, match="would do") as caught:
+            K.multiply(bad)
+        assert "\n" not in str(caught.value)
+
+
+def test_operators_of_other_libraries_are_told_how():
+    sparse = scipy.sparse.eye_array(6)
+    with pytest.raises(TypeError, match=r"op \+ dia_array: .* op \+ kronops.aslinearoperator"):
+        K + sparse
+    with pytest.raises(TypeError, match=r"factors\[1\] is a dia_array: .*kronops.aslinearoperator"):
+        kron(I2, sparse)

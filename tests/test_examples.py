@@ -181,6 +181,53 @@ def test_gaussian_process_fits_and_knows_how_well(run_page, capsys):
     assert "between the draws" in capsys.readouterr().out
 
 
+def test_image_is_sharper_than_it_was_and_nearly_as_sharp_as_it_can_be(run_page):
+    names = run_page("image_deblurring.py", 8)
+    truth = names["truth"]
+    error = np.sqrt(np.mean((names["restored"](names["best"]) - truth) ** 2))
+    assert min(names["errors"]) <= error < 1.2 * min(names["errors"])
+    assert error < 0.8 * np.sqrt(np.mean((names["seen"] - truth) ** 2))
+    dense, y = names["K"].to_dense(), names["seen"].ravel()
+    normal = dense.T @ dense + names["best"] * np.eye(len(y))
+    expected = np.linalg.solve(normal, dense.T @ y).reshape(truth.shape)
+    np.testing.assert_allclose(names["restored"](names["best"]), expected, atol=1e-8)
+    np.testing.assert_allclose(names["again"], expected, atol=1e-8)
+
+
+def test_series_blocks_are_nearer_than_independent_uses(run_page):
+    names = run_page("recurrent_layer.py", 16)
+    errors = {name: np.array(values) for name, values in names["errors"].items()}
+    assert errors["option 1"][0] < 1e-12 and errors["independent"][0] < 1e-12  # one step
+    assert np.all(np.diff(errors["option 2"]) < 0) and np.all(np.diff(errors["independent"]) > 0)
+    assert max(errors["option 1"][-1], errors["option 2"][-1]) < 0.5 * errors["independent"][-1]
+    # The exact block by its definition, over all pairs of steps.
+    moments = [names["A0"], names["G0"]], [names["Psi_A"], names["Psi_G"]]
+    block = 0.0
+    for t, s in np.ndindex(3, 3):
+        pair = [
+            np.linalg.matrix_power(psi, abs(t - s)) @ c for c, psi in zip(*moments, strict=True)
+        ]
+        block += np.kron(*(pair if t >= s else [m.T for m in pair]))
+    np.testing.assert_allclose(names["exact"](3), block)
+
+
+def test_spin_chain_has_the_energy_of_free_fermions(run_page):
+    names = run_page("spin_chain.py", 7)
+    np.testing.assert_allclose(names["energies"], names["exact"], rtol=1e-10)
+    assert names["order"][0] > 0.9 > 0.2 > names["order"][-1]
+    assert np.linalg.norm(names["state"]) == pytest.approx(1, abs=1e-12)
+    seen = np.array(names["seen"])
+    np.testing.assert_allclose(seen, seen[:, ::-1], atol=1e-10)  # the middle one was turned
+    # The same evolution by the matrix's exponential, up to the error of the splitting.
+    values, vectors = np.linalg.eigh(names["hamiltonian"](names["h"]).to_dense())
+    start = np.zeros(2**7)
+    start[2**3] = 1.0
+    phases = np.exp(-1j * values * len(seen) * names["tau"])
+    weights = np.abs(vectors @ (phases * (vectors.T @ start))).reshape((2,) * 7) ** 2
+    exact = [np.sum(weights * sign) for sign in names["magnetisation"]]
+    np.testing.assert_allclose(seen[-1], exact, atol=0.01)
+
+
 def test_elliptic_equation_is_preconditioned(run_page):
     names = run_page("elliptic_equation.py", 12)
     counts = {name: len(history.norms) - 1 for name, history in names["histories"].items()}

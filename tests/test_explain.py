@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import html.parser
+import inspect
+import re
 import warnings
 
 import numpy as np
@@ -181,11 +184,74 @@ def test_an_author_who_says_nothing_is_not_guessed_at():
     assert WRITTEN_OUT in said["logdet"]
 
 
-def test_notebooks_show_it_with_its_brackets():
-    op = kronops.DenseOperator(np.eye(2))
-    assert op._repr_html_() == f"<pre>{op.explain()}</pre>"
-    named = kronops.BlockDiagonalOperator({"<b>": np.eye(2)})
-    assert "<b>" not in named._repr_html_()
+class Tags(html.parser.HTMLParser):
+    """What a browser reads: tags that are closed in their order, and the text between them."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.seen, self.text = [], set(), ""
+        self.feed(source)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        self.seen.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+class TestNotebooks:
+    def test_the_tree_and_the_sizes(self):
+        a = np.ones((200, 100), "float32")
+        op = kronops.block_diag(kronops.kron(a, a), kronops.kron(a, a), np.eye(3, dtype="float32"))
+        read = Tags(op._repr_html_())
+        assert "BlockDiagonalOperator 80,003 × 20,003" in read.text
+        assert "float32, numpy, cpu; 320 kB, as a matrix 6.4 GB" in read.text
+        assert "blocks[0], blocks[1] KroneckerOperator 40,000 × 10,000" in read.text
+        assert (
+            "factors[0], factors[1] DenseOperator 200 × 100 80 kB, as a matrix 80 kB" in read.text
+        )
+        assert "multiply: " in read.text and "logdet" not in read.text
+        assert {"details", "summary", "pre"} <= read.seen
+
+    def test_complex_numbers_take_twice_as_much(self):
+        op = kronops.DenseOperator(np.ones((100, 10), "complex128"))
+        assert "16 kB, as a matrix 16 kB" in Tags(op._repr_html_()).text
+
+    def test_no_script_and_no_colour_but_the_page_s_own(self):
+        made = kronops.kron(np.eye(2), np.eye(2))._repr_html_()
+        assert "script" not in Tags(made).seen
+        assert "color" not in made.replace("color: inherit", "")
+
+    def test_names_are_escaped(self):
+        named = kronops.BlockDiagonalOperator({"<i>": np.eye(2)})
+        assert "i" not in Tags(named._repr_html_()).seen
+
+    @pytest.mark.parametrize("name", zoo.CASES)
+    def test_every_operator(self, name):
+        op, _ = zoo.CASES[name](zoo.Maker(np, "complex64"))
+        assert type(op).__name__ in Tags(op._repr_html_()).text
+
+    def test_a_stack_is_shown_in_a_line(self):
+        jax = pytest.importorskip("jax", reason="jax is not installed")
+        made = jax.vmap(kronops.kron)(jax.numpy.ones((2, 3, 3)), jax.numpy.ones((2, 2, 2)))
+        assert Tags(made._repr_html_()).text == repr(made)
+
+
+@pytest.mark.parametrize("name", zoo.CASES)
+def test_completion_of_operators_shows_what_has_a_docstring(name):
+    """Their parameters, and what has words of its own; no hooks, no helpers."""
+    op, _ = zoo.CASES[name](zoo.Maker(np, "float64"))
+    shown = {name for name in dir(op) if not name.startswith("__")}
+    documented = inspect.getdoc(type(op)) or ""
+    assert not any(name.startswith("_") for name in shown)
+    assert {"solve", "H", "shape"} <= shown
+    for name in shown - set(dir(kronops.LinearOperator)):
+        assert re.search(rf"\b{name}\b", documented), name
 
 
 def test_what_is_refused_is_said(rng):

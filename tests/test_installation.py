@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import subprocess
 import sys
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 import kronops
 from kronops import __main__ as command
 from kronops import installation
+from kronops.bench import command as bench
+from kronops.bench.peers import PEERS, Peer, kronops_product
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +59,40 @@ def test_a_wrong_number_is_found(monkeypatch, method, what):
     monkeypatch.setattr(kronops.LinearOperator, method, lambda op, *args: 1.001 * plain(op, *args))
     first = next(iter(installation.checks()))
     assert first == ("numpy", "cpu", f"wrong: {what}")
+
+
+class TestBench:
+    """``python -m kronops bench``, of tiny products and of peers that are known."""
+
+    @pytest.fixture
+    def said(self, monkeypatch, capsys):
+        liar = Peer("liar", (), lambda *given: lambda: 1.001 * kronops_product(*given)())
+        absent = Peer("absent", ("no-such-distribution",), None)
+        plain = [peer for peer in PEERS if peer.name == "NumPy matmul"]
+        monkeypatch.setattr(bench, "_SIZES", ((2, 3), (70, 70)))
+        monkeypatch.setattr(bench, "PEERS", (*plain, liar, absent))
+        monkeypatch.setattr(bench, "_MORE", bench._MORE[2:])
+        monkeypatch.setattr(sys, "argv", ["kronops", "bench", "--seconds", "0"])
+        assert command.main() == 0
+        return capsys.readouterr().out
+
+    def test_the_table(self, said):
+        rows = {line[:22].strip(): line[22:].split() for line in said.splitlines() if line}
+        assert rows[""] == ["2,3", "70^2"]
+        assert rows["kronops"][1::2] == ["µs", "µs"]
+        assert all(float(ratio) > 0 for ratio in rows["NumPy matmul"])
+        ratio, formed = rows["NumPy kron, formed"]
+        assert float(ratio) > 0 and formed == "–"
+        assert not {"liar", "absent"} & rows.keys()
+
+    def test_what_is_left_out_is_said(self, said):
+        assert "– liar, 2,3, 70^2: wrong answer\n" in said
+        assert "– NumPy kron, formed, 70^2: the matrix would be too large\n" in said
+        assert said.endswith("Not installed: no-such-distribution\n")
+
+    def test_it_imports_no_peer_before_it_is_asked(self):
+        code = "import sys, kronops.__main__; print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        loaded = {name.partition(".")[0] for name in done.stdout.split()}
+        assert "kronops" in loaded
+        assert not loaded & {"torch", "jax", "cola", "pylops", "linear_operator", "pykronecker"}

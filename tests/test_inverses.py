@@ -204,6 +204,43 @@ def test_blocks_of_one_size_are_factorised_together(library):
             assert logdets[0] == pytest.approx(logdets[1], rel=rtol)
 
 
+@pytest.mark.parametrize(
+    ("library", "dtype"),
+    [
+        (library, dtype)
+        for library in LIBRARIES
+        for dtype in ("float64", "float32")  # inverses that are refined, and written out
+        if dtype in LIBRARIES[library].dtypes
+    ],
+)
+def test_blocks_of_one_size_are_multiplied_together(library, dtype):
+    with LIBRARIES[library].maker(dtype) as make:
+        matrices = [make.general(2), *(make.definite(3) for _ in range(5)), make.definite(3) * 1e-9]
+        op, x = kronops.block_diag(*map(make, matrices)), make.draw(3, 20, 2)
+        rtol = 1e-10 if dtype == "float64" else 1e-4
+        for one, of_block in ((op, np.asarray), (op.inverse(), np.linalg.inv)):
+            found = op.backend.to_numpy(one @ make(x))
+            start = 0
+            for matrix in matrices:
+                mine = slice(start, start + len(matrix))
+                want = of_block(matrix) @ x[:, mine, :]
+                np.testing.assert_allclose(found[:, mine, :], want, rtol, rtol * abs(want).max())
+                start += len(matrix)
+            if library in ("numpy", "torch", "array_api_strict"):
+                alone, together = one._runs
+                assert not alone.stacks and together.stacks[0].shape == (6, 3, 3)
+
+
+def test_stacks_leave_alone_what_is_better_solved_with():
+    rng = np.random.default_rng(0)
+    matrices = [with_condition(16, 10.0**k, rng)[0] for k in (1, 2, 3, 11)]
+    op = kronops.block_diag(*matrices)
+    solved = op.inverse() @ np.ones(64)
+    assert len(op._runs) == 1 and len(op.inverse()._runs) == 4
+    for matrix, x in zip(matrices, solved.reshape(4, 16), strict=True):
+        assert backward_error(matrix, x, np.ones(16)) < 10 * 16 * EPS
+
+
 def test_stacks_are_factorised_by_one_call_and_leave_alone_what_is_not_good(monkeypatch):
     rng = np.random.default_rng(0)
     good = [with_condition(16, 1e3, rng)[0] for _ in range(20)]

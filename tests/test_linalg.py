@@ -861,9 +861,32 @@ def test_only_a_few_numbers_leave_the_device(solver, waits, monkeypatch):
     assert counts[1] - counts[0] == 4 * waits
 
 
+def test_cg_is_compiled_by_jax():
+    """The same iteration as outside, with the same answer to whether it has converged."""
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    matrix = np.diag([1.0, 2.0, 3.0, 4.0]).astype(np.float32) + 0.5
+    A, b = jax.numpy.asarray(matrix), jax.numpy.asarray([1.0, -2.0, 0.5, 3.0])
+
+    def solved(A, b, **options):
+        return jax.jit(lambda A, b: cg(A, b, **options))(A, b)
+
+    for options in ({}, {"maxiter": 2}, {"x0": jax.numpy.ones(4)}, {"atol": 1.0, "rtol": 0.0}):
+        (x, info), (want, wanted) = solved(A, b, **options), cg(matrix, np.asarray(b), **{
+            name: np.asarray(value) if name == "x0" else value for name, value in options.items()
+        })  # fmt: skip
+        np.testing.assert_allclose(np.asarray(x), want, rtol=1e-4, atol=1e-5)
+        assert int(info) == wanted
+    x, info = solved(A, 0 * b, x0=jax.numpy.ones(4))
+    assert int(info) == 0 and not np.any(np.asarray(x))
+    x, info = solved(-A + 100 * jax.numpy.eye(4).at[0, 0].set(jax.numpy.nan), b)
+    assert int(info) == 40  # it breaks down, and does not say that it has converged
+    with pytest.raises(TypeError, match="callback: inside"):
+        solved(A, b, callback=print)
+
+
 def test_jit_is_refused_in_words():
     jax = pytest.importorskip("jax", reason="jax is not installed")
-    for solver in (cg, minres, lsmr):
+    for solver in (minres, lsmr):
 
         def traced(A, b, solver=solver):
             return solver(A, b)[0]

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import statistics
 import subprocess
 import sys
@@ -27,7 +28,7 @@ PACKAGE = ROOT / "kronops"
 # The floors, from the bottom. A name stands for a module and everything in it; of several that
 # fit the longest counts. A module imports from floors below, and from its own entry, alone.
 FLOORS = (
-    ("kronops.errors", "kronops.planning"),
+    ("kronops.drawing", "kronops.errors", "kronops.planning", "kronops.sharding"),
     ("kronops.backends",),
     (
         "kronops.checks",
@@ -39,16 +40,17 @@ FLOORS = (
         "kronops.tree",
         "kronops.vectors",
     ),
+    ("kronops.caching",),
     (
-        "kronops.caching",
         "kronops.columns",
         "kronops.damping",
         "kronops.factorisation",
+        "kronops.lazy_parts",
     ),
-    ("kronops.factor_products", "kronops.linear_system", "kronops.refinement"),
+    ("kronops.factor_products", "kronops.linear_system", "kronops.refinement", "kronops.rendering"),
     ("kronops.series_sums", "kronops.spectrum"),
     ("kronops.operator",),
-    ("kronops.files",),
+    ("kronops.files", "kronops.sending"),
     ("kronops.extended.expansions",),
     ("kronops.extended.maps",),
     ("kronops.extended.matrices",),
@@ -56,12 +58,13 @@ FLOORS = (
     ("kronops.extended",),
     ("kronops.kronecker_terms", "kronops.mixed_products", "kronops.singular_vectors"),
     ("kronops.rearrangement", "kronops.simultaneous"),
-    ("kronops.installation", "kronops.nearest"),
+    ("kronops.installation", "kronops.interop", "kronops.nearest", "kronops.prediction"),
     ("kronops.preconditioning",),
     ("kronops.algebra",),
     ("kronops",),
     ("kronops.linalg", "kronops.testing"),
-    ("kronops.__main__", "kronops.kfac", "kronops.lineax", "kronops.plot"),
+    ("kronops.bench", "kronops.kfac", "kronops.linear_operator", "kronops.lineax", "kronops.plot"),
+    ("kronops.__main__", "kronops.torch"),
 )
 # Operators that only kronops makes: they stand for results, and have no public constructor.
 INTERNAL_OPERATORS = {
@@ -77,9 +80,18 @@ INTERNAL_OPERATORS = {
 # Whatever the user brings is imported by its backend or adapter, and by nothing else.
 ARRAY_LIBRARIES = {"array_api_strict", "cupy", "cupyx", "dask", "jax", "jaxlib", "torch"}
 ARRAY_LIBRARIES |= {"equinox", "lineax", "llvmlite", "numba"}
+ARRAY_LIBRARIES |= {"cola", "linear_operator", "opt_einsum", "pyfastkron", "pykronecker", "pylops"}
 # Modules that import such a library, which need not be installed.
 FOR_SOME = {f"kronops.backends.{name}" for name in ("cupy", "dask", "jax", "torch")}
-FOR_SOME |= {"kronops.backends.kernels", "kronops.backends.tiles", "kronops.lineax"}
+FOR_SOME |= {
+    "kronops.backends.jax_meshes",
+    "kronops.backends.kernels",
+    "kronops.backends.tiles",
+    "kronops.bench.peers",
+    "kronops.linear_operator",
+    "kronops.lineax",
+    "kronops.torch",
+}
 FOR_SOME |= {
     "kronops.kfac.torch",
     *(
@@ -105,11 +117,13 @@ FOR_SOME |= {
 NOT_AT_IMPORT = ARRAY_LIBRARIES | {"hypothesis", "matplotlib", "pytest", "sklearn", "tqdm"}
 
 PUBLIC_MODULES = (kronops, kronops.kfac, kronops.linalg, kronops.testing)
-for needed, adapter in {
-    "jax": "kronops.kfac.jax",
-    "lineax": "kronops.lineax",
-    "matplotlib": "kronops.plot",
-    "torch": "kronops.kfac.torch",
+for adapter, needed in {
+    "kronops.kfac.jax": "jax",
+    "kronops.kfac.torch": "torch",
+    "kronops.linear_operator": "linear_operator",
+    "kronops.lineax": "lineax",
+    "kronops.plot": "matplotlib",
+    "kronops.torch": "torch",
 }.items():
     if importlib.util.find_spec(needed):
         PUBLIC_MODULES += (importlib.import_module(adapter),)
@@ -200,9 +214,29 @@ class TestExports:
         # A dataclass without a docstring is given its signature for one.
         assert doc
         assert not doc.startswith(f"{value.__name__}(")
-        if inspect.isclass(value):
-            assert "\nExamples\n--------\n" in doc
-            assert ">>> " in doc
+        assert "Examples\n--------\n" in doc
+        assert ">>> " in doc.partition("Examples\n--------\n")[2]
+
+    def test_every_entry_of_the_api_reference_has_an_example(self):
+        """Whatever module it is from, as far as its library is installed."""
+        page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+        names = re.findall(r"^   ([\w.]+)$", page, re.MULTILINE)
+        assert len(names) > 60
+        without = []
+        for name in names:
+            module, _, attribute = f"kronops.{name}".rpartition(".")
+            if module not in FOR_SOME or module in {known.__name__ for known in PUBLIC_MODULES}:
+                value = getattr(importlib.import_module(module), attribute)
+                without += [name] if ">>> " not in (inspect.getdoc(value) or "") else []
+        assert without == []
+
+    def test_every_method_of_an_operator_has_an_example(self):
+        page = (ROOT / "docs" / "calls.md").read_text(encoding="utf-8")
+        public = {name for name in vars(kronops.LinearOperator) if not name.startswith("_")}
+        assert {"solve", "damped", "T"} <= public
+        used = set(re.findall(r"^(?:>>>|\.\.\.) .*", page, re.MULTILINE))
+        missing = {name for name in public if not any(f".{name}" in line for line in used)}
+        assert missing == set()
 
     @pytest.mark.parametrize("value", [p for p in PUBLIC if inspect.isclass(p.values[0])])
     def test_public_methods_have_docstrings(self, value):
@@ -226,6 +260,13 @@ class TestExports:
                 if callable(getattr(module, name))
             }
             assert names <= listed, f"docs/api.md lacks {sorted(names - listed)}"
+
+    @pytest.mark.parametrize("module", PUBLIC_MODULES, ids=lambda module: module.__name__)
+    def test_completion_shows_public_names(self, module):
+        shown = {name for name in dir(module) if not name.startswith("_")}
+        lazy = set(kronops._MODULES) if module is kronops else set()
+        assert shown == set(module.__all__) | lazy
+        assert all(hasattr(module, name) for name in shown)
 
     def test_is_typed(self):
         assert (PACKAGE / "py.typed").exists()

@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "libraries.md").read_text(encoding="utf-8")
+# Other pages with such blocks: they run whole, and that is all that is asked of them.
+OTHERS = {"get_started/jax.md": "jax", "get_started/pytorch.md": "torch", "howto/jit.md": "jax"}
 BLOCKS = {
     library: re.search(rf"^## {library}$.*?^```python\n(.*?)^```$", PAGE, re.M | re.S)[1]
     for library in ("JAX", "PyTorch")
@@ -72,6 +74,29 @@ def test_kfac_of_a_jax_function():
     assert set(names["posterior"].operator.names) == set(names["ekfac"].operator.names)
     right = jnp.argmax(names["model"](names["params"], names["x"]), axis=1) == names["y"]
     assert float(jnp.mean(right)) > 0.9
+
+
+def test_no_page_with_code_is_forgotten():
+    """Each is named by the test that runs it, here or in another file."""
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    pages = [path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")]
+    assert OTHERS.keys() <= {page.as_posix() for page in pages}
+    assert [
+        page
+        for page in pages
+        if not {"generated", "_build", "coming_from"} & set(page.parts)
+        if re.search(r"^```python$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.M)
+        if f'"{page.as_posix()}"' not in tests and f'"docs" / "{page.name}"' not in tests
+    ] == []
+
+
+@pytest.mark.parametrize("page", OTHERS)
+def test_other_pages_run(page):
+    pytest.importorskip(OTHERS[page], reason=f"{OTHERS[page]} is not installed")
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    names: dict = {"__name__": "page"}
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S):
+        exec(compile(block, f"docs/{page}", "exec"), names)
 
 
 def test_the_table_is_of_the_operations_that_are():

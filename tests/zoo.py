@@ -390,6 +390,12 @@ def blocks_rectangular(make):
     return kronops.block_diag(make(a), make(b)), block_diag(a, b)
 
 
+@case
+def blocks_in_a_stack(make):
+    matrices = [make.general(2), *(make.definite(3) for _ in range(4))]
+    return kronops.block_diag(*map(make, matrices)), block_diag(*matrices)
+
+
 def in_groups(blocks: list[np.ndarray], inputs: int) -> np.ndarray:
     """The matrix on vectors ``(inputs, groups·outputs)`` of blocks side by side."""
     n = sum(len(block) for block in blocks)

@@ -114,3 +114,4 @@ for axes, (title, (values, norm)) in zip(row, slices.items(), strict=True):
     figure.colorbar(image, ax=axes)
     axes.set(title=f"{title} at z = {points[middle]:.2f}", xlabel="x")
 row[0].set_ylabel("y")
+# sphinx_gallery_thumbnail_number = 3

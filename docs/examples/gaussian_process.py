@@ -204,7 +204,9 @@ distance = cell[1] * np.arange(columns)[chosen]
 _, axes = plt.subplots(figsize=(9, 4), layout="constrained")
 axes.plot(distance, draws[:, line, chosen].T, color="#9ecae1", linewidth=1)
 axes.plot(distance, filled[line, chosen], color="#2171b5", label="posterior mean, and draws")
-axes.plot(distance, truth[line, chosen], "k--", linewidth=1, label="truth")
-axes.plot(distance, np.where(seen, truth, np.nan)[line, chosen], "k.", markersize=4, label="seen")
+axes.plot(distance, truth[line, chosen], "--", color="gray", linewidth=1, label="truth")
+known = np.where(seen, truth, np.nan)[line, chosen]
+axes.plot(distance, known, ".", color="gray", markersize=4, label="seen")
 axes.set(xlabel="km from the western edge", ylabel="elevation in m")
 axes.legend()
+# sphinx_gallery_thumbnail_number = 2

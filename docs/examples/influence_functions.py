@@ -177,3 +177,4 @@ for line, (title, places) in zip(grid, rows.items(), strict=True):
     for axes, i in zip(line, places.tolist(), strict=True):
         axes.imshow(x[i].reshape(8, 8).numpy(), cmap="gray_r")
         axes.set(xticks=[], yticks=[], title=f"a {y[i]}")
+# sphinx_gallery_thumbnail_number = 2

@@ -213,3 +213,4 @@ axes.plot(steps, outputs.softmax(-1).max(1)[0], label="one network")
 axes.plot(steps, bayesian.max(1)[0], label="Laplace, δ by held-out loss")
 axes.set(xlabel="degrees", ylabel="confidence in the likeliest digit", ylim=(0, 1.02))
 axes.legend()
+# sphinx_gallery_thumbnail_number = 2

@@ -83,3 +83,4 @@ axes.set_xlim(0, None)
 # The nearest product for :math:`\beta = 1`, of 30 × 30 and 200 × 200 numbers:
 
 axes = plot.structure(near)
+# sphinx_gallery_thumbnail_number = 2

@@ -31,6 +31,11 @@ __all__ = [
     "settings",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 # Library name -> "module:class". Nothing is imported before an array of that library arrives.
 _LOCATIONS = {
     "numpy": "kronops.backends.numpy:NumpyBackend",

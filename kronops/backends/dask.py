@@ -6,11 +6,13 @@ them is an error, or NaN, when a result is computed.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import operator
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import dask
@@ -67,9 +69,15 @@ class DaskBackend(Backend):
         """The array computed."""
         return self.chunk_backend(array).to_numpy(array.compute())
 
+    def all_to_numpy(self, arrays: Sequence[Array]) -> Sequence[np.ndarray[Any, Any]]:
+        """The arrays computed, and what they have in common once."""
+        pairs = zip(arrays, dask.compute(*arrays), strict=True)
+        return [self.chunk_backend(array).to_numpy(values) for array, values in pairs]
+
     def from_numpy(self, array: np.ndarray[Any, Any], device: Any = None) -> Array:
         """The array in memory, in one chunk unless it is larger than Dask's chunks are."""
-        return da.from_array(array.copy())
+        with _first_if_large(array):  # or small ones are there, and begin, before large ones
+            return da.from_array(array.copy())
 
     # -- arrays in chunks ----------------------------------------------------------------------
 
@@ -97,6 +105,18 @@ class DaskBackend(Backend):
             task = dask.delayed(owner, pure=True, traverse=False)
             made = _map_whole(x, axis, like.shape[axis], like, _call_method, task, method)
         return _rechunked(made, x.chunks) if made.shape == x.shape else made
+
+    lazy = True
+
+    def persist(self, parts: Sequence[Any], **options: Any) -> Sequence[Any]:
+        """By one graph as it is: Dask's optimisation would forget which tasks go first."""
+        return dask.persist(*parts, optimize_graph=False, **options)
+
+    def deferred(self, factorise: Callable[[Array], Any], matrix: Array) -> DeferredFactorisation:
+        """One task, of which others make solutions; large ones go first."""
+        with _first_if_large(matrix):
+            made = dask.delayed(factorise, pure=True)(_as_tasks(matrix))
+        return DeferredFactorisation(self, made, matrix)
 
     def segment_sum(self, values: Array, segments: Array, count: int) -> Array:
         """The sum of those of the chunks."""
@@ -173,27 +193,101 @@ class DaskBackend(Backend):
         return _solve("lu_solve", factors, b, adjoint=adjoint)
 
 
+@dataclasses.dataclass(frozen=True)
+class DeferredFactorisation:
+    """What a task makes of a matrix when its entries are there: `Backend.deferred`.
+
+    Parameters
+    ----------
+    backend : DaskBackend
+    made : dask.delayed.Delayed
+        The factorisation.
+    matrix : dask.array.Array
+    adjoined : bool
+        Whether it serves systems with the adjoint.
+    """
+
+    backend: Backend
+    made: Any
+    matrix: Array
+    adjoined: bool = False
+    definite = False  # nobody knows
+
+    def adjoint(self) -> DeferredFactorisation:
+        """For systems with the adjoint."""
+        return dataclasses.replace(self, adjoined=not self.adjoined)
+
+    def solve(self, b: Array) -> Array:
+        """The solution for right-hand sides ``(n, k)``."""
+        method = "_solve_adjoint" if self.adjoined else "_solve"
+        return _map_columns(b, self.matrix, _call_method, self.made, method)
+
+    def inverse(self) -> Array:
+        """The inverse's matrix."""
+        form = self.matrix.shape, self.matrix.dtype
+        made = _parts_of(self._delayed("inverse_matrix"), self.matrix, form)[0]
+        return self.backend.adjoint(made) if self.adjoined else made
+
+    def slogdet(self) -> tuple[Array, Array]:
+        """Sign and logarithm of the absolute determinant."""
+        dtype = self.matrix.dtype
+        forms = ((), dtype), ((), _real(dtype))
+        sign, logabsdet = _parts_of(self._delayed("_slogdet"), self.matrix, *forms)
+        return sign, logabsdet
+
+    def _delayed(self, method: str) -> Any:
+        return dask.delayed(_call_method, pure=True)(self.made, method)
+
+
 # -- functions of the chunks' library ----------------------------------------------------------
 
 
 def _of_whole(function: str, arrays: Any, *forms: Any, **options: Any) -> tuple[Array, ...]:
     """What a function gives for whole arrays: one chunk each, of known shapes and dtypes."""
-    made = dask.delayed(_call, pure=True)(function, arrays, **options)
+    with _first_if_large(_first(arrays)):
+        made = dask.delayed(_call, pure=True)(function, _as_tasks(arrays), **options)
+    return _parts_of(made, _first(arrays), *forms)
+
+
+def _first_if_large(matrix: Array) -> AbstractContextManager[Any]:
+    """Tasks that take longest begin first: then workers end at about the same time."""
+    operations = math.prod(matrix.shape) * min(matrix.shape) if matrix.ndim == 2 else 0
+    return dask.annotate(priority=operations)
+
+
+def _parts_of(made: Any, like: Array, *forms: Any) -> tuple[Array, ...]:
+    """The array that a task makes, or the several, of known shapes and dtypes."""
     parts = [made] if len(forms) == 1 else [made[i] for i in range(len(forms))]
     return tuple(
-        da.from_delayed(part, shape, meta=_meta(_first(arrays), shape, dtype))
+        da.from_delayed(part, shape, meta=_meta(like, shape, dtype))
         for part, (shape, dtype) in zip(parts, forms, strict=True)
     )
 
 
 def _solve(function: str, factors: Any, b: Array, **options: Any) -> Array:
     """``function(factors, columns)``, the factors whole, for each chunk of whole columns."""
-    first = _first(factors)
-    like = _meta(b, b.shape, np.result_type(first.dtype, b.dtype))
-    if b.shape[0] * b.chunksize[1] <= first.size:  # no more than the factor in one chunk is
+    whole = dask.delayed(_as_they_are, pure=True)(_as_tasks(factors))
+    return _map_columns(b, _first(factors), _call, function, whole, **options)
+
+
+def _map_columns(b: Array, matrix: Array, function: Any, *arguments: Any, **options: Any) -> Array:
+    """``function(*arguments, columns)`` for each chunk of whole columns, solved for a matrix."""
+    like = _meta(b, b.shape, np.result_type(matrix.dtype, b.dtype))
+    if b.shape[0] * b.chunksize[1] <= matrix.size:  # no more than the factor in one chunk is
         b = b.rechunk({0: -1})
-    whole = dask.delayed(factors, pure=True)
-    return _map_whole(b, 0, b.shape[0], like, _call, function, whole, **options)
+    return _map_whole(b, 0, b.shape[0], like, function, *arguments, **options)
+
+
+def _as_tasks(arrays: Any) -> Any:
+    """The tasks of whole arrays. Given the arrays, `dask.delayed` would have all computed twice."""
+    if isinstance(arrays, tuple):
+        return tuple(map(_as_tasks, arrays))
+    return arrays.rechunk(-1).to_delayed(optimize_graph=False).item()
+
+
+def _as_they_are(arrays: Any) -> Any:
+    """A task of its own: Dask fuses what it is given wrongly with what it is an argument of."""
+    return arrays
 
 
 def _map_whole(
@@ -214,8 +308,8 @@ def _call(function: str, arrays: Any, *rest: Any, **options: Any) -> Any:
     return getattr(owner, function)(arrays, *rest, **options)
 
 
-def _call_method(owner: Any, method: str, chunk: Array) -> Array:
-    return getattr(owner, method)(chunk)
+def _call_method(owner: Any, method: str, *arguments: Any) -> Any:
+    return getattr(owner, method)(*arguments)
 
 
 def _first(arrays: Any) -> Array:

@@ -15,6 +15,7 @@ import jax.scipy.linalg as jsl
 import numpy as np
 import scipy.linalg
 
+from kronops.backends import jax_meshes
 from kronops.backends.standard import (
     NO_DERIVATIVE,
     Array,
@@ -26,6 +27,7 @@ from kronops.backends.standard import (
 )
 from kronops.errors import LinAlgError
 from kronops.planning import Plan
+from kronops.sharding import Layout, Mesh, ShardedPlan
 
 __all__ = ["JaxBackend"]
 
@@ -55,15 +57,15 @@ class JaxBackend(Backend):
         """The array below derivatives; None under `jit` and for what `vmap` has batched."""
         if isinstance(array, jax.core.Tracer):
             array = array.to_concrete_value()
-        return None if array is None or self._staging() else array
+        return None if array is None or self.is_staging() else array
 
     def is_tracked(self, array: Array) -> bool:
         """Whether the array is a tracer."""
         return isinstance(array, jax.core.Tracer)
 
     def eager(self) -> AbstractContextManager[Any]:
-        """Evaluation in the midst of a trace."""
-        return jax.ensure_compile_time_eval()
+        """Evaluation in the midst of a trace, of arrays that know of no mesh."""
+        return jax_meshes.eager()
 
     def linear_solve(self, system: LinearSystem, b: Array) -> Array:
         """The solution, by ``custom_linear_solve`` where something is traced."""
@@ -101,7 +103,11 @@ class JaxBackend(Backend):
             flatten_func=lambda container: _without_keys(*flatten(container)),
         )
 
-    def _staging(self) -> bool:
+    def while_loop(self, goes_on: Any, advance: Any, state: tuple[Array, ...]) -> Any:
+        """``jax.lax.while_loop``."""
+        return jax.lax.while_loop(goes_on, advance, state)
+
+    def is_staging(self) -> bool:
         """Whether what is computed now is recorded and not evaluated: inside `jit`."""
         return isinstance(jax.lax.neg(self._one), jax.core.Tracer)
 
@@ -116,9 +122,15 @@ class JaxBackend(Backend):
         return None if self.is_tracked(array) else array.device
 
     def same_device(self, array: Array, device: Any) -> bool:
-        """Whether the array lives on ``device``, as far as this is decided."""
+        """Whether the array lives on ``device``, as far as this is decided.
+
+        One that is split over several lives on each of them.
+        """
         own = self.device(array)
-        return own is None or device is None or bool(own == device)
+        if own is None or device is None or bool(own == device):
+            return True
+        ours, others = _devices(own), _devices(device)
+        return max(len(ours), len(others)) > 1 and (ours <= others or others <= ours)
 
     def to_device(self, array: Array, device: Any) -> Array:
         """By ``device_put``."""
@@ -137,6 +149,58 @@ class JaxBackend(Backend):
                 f'allow double precision: jax.config.update("jax_enable_x64", True)'
             )
         return jnp.array(array, device=device)
+
+    # -- arrays split over devices -------------------------------------------------------------
+
+    shards = True
+
+    def sharding(self, array: Array) -> Any:
+        """A `NamedSharding` over more devices than one."""
+        return jax_meshes.sharding_of(array)
+
+    def layout(self, array: Array) -> tuple[Mesh, Layout]:
+        """The mesh that an array is split over, and how."""
+        return jax_meshes.layout_of(array)
+
+    def multiply_planned(
+        self,
+        plan: ShardedPlan,
+        operands: Sequence[Any],
+        x: Array,
+        result: tuple[tuple[int, ...], Layout],
+        finish: Callable[[Array], Array],
+        kept: dict[Any, Any],
+    ) -> Array:
+        """By `jax.shard_map`."""
+        sharding = self.sharding(x)
+
+        def run(x: Array) -> Array:
+            return jax_meshes.multiply_planned(plan, operands, x, sharding, result, finish)
+
+        return run(x) if self.is_tracked(x) else jax_meshes.keep(kept, (plan, result), run, x)
+
+    def multiply_unplanned(
+        self, function: Callable[[Array], Array], x: Array, kept: dict[Any, Any]
+    ) -> Array:
+        """By XLA's partitioner."""
+        sharding = self.sharding(x)
+
+        def run(x: Array) -> Array:
+            return jax_meshes.multiply_unplanned(function, x, sharding)
+
+        return run(x) if self.is_tracked(x) else jax_meshes.keep(kept, (), run, x)
+
+    def split_along(self, array: Array, axis: int, like: Array) -> Array:
+        """``array``, split along one axis alone, by all that splits ``like``."""
+        return jax_meshes.split_along(array, axis, like)
+
+    def place_like(self, array: Array, like: Array) -> Array:
+        """``array`` in the sharding of ``like``."""
+        return jax_meshes.place_like(array, like)
+
+    def whole(self, array: Array) -> Array:
+        """A copy that every process has for itself."""
+        return jax_meshes.whole(array)
 
     # -- factorisations ------------------------------------------------------------------------
 
@@ -227,11 +291,15 @@ class JaxBackend(Backend):
             key, following = jax.random.split(source)
             drawn = jax.random.normal(key, shape, dtype)
             return (drawn if device is None else jax.device_put(drawn, device)), following
-        if self._staging():
+        if self.is_staging():
             raise TypeError(
                 f"key_or_rng is a {type(source).__name__}: under jax.jit a jax.random key is needed"
             )
         return super().normal(source, shape, dtype, device)
+
+
+def _devices(place: Any) -> set[Any]:
+    return place.device_set if isinstance(place, jax.sharding.Sharding) else {place}
 
 
 class _Namespace:
@@ -242,6 +310,13 @@ class _Namespace:
 
     matmul = staticmethod(functools.partial(jnp.matmul, precision="highest"))
     tensordot = staticmethod(functools.partial(jnp.tensordot, precision="highest"))
+
+    @staticmethod
+    def vecdot(x: Array, y: Array) -> Array:
+        """`jax.numpy.vecdot`; JAX itself asks how to lay out that of vectors in parts."""
+        if jax_meshes.sharding_of(x) is None and jax_meshes.sharding_of(y) is None:
+            return jnp.vecdot(x, y)
+        return jnp.sum(jnp.conj(x) * y, axis=-1)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(jnp, name)

@@ -17,6 +17,7 @@ import scipy.linalg
 
 from kronops.errors import LinAlgError
 from kronops.planning import Machine, Plan
+from kronops.sharding import Layout, Mesh, ShardedPlan
 
 __all__ = ["NO_DERIVATIVE", "Array", "Backend", "LinearSystem", "Operand"]
 
@@ -105,6 +106,21 @@ class Backend:
         """Whether Python itself is being compiled, and must be as plain as can be."""
         return False
 
+    def is_staging(self) -> bool:
+        """Whether what is computed now is recorded, and loops are those of `while_loop`."""
+        return False
+
+    def while_loop(
+        self,
+        goes_on: Callable[[tuple[Array, ...]], Array],
+        advance: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+        state: tuple[Array, ...],
+    ) -> tuple[Array, ...]:
+        """``state``, advanced as long as it ``goes_on``."""
+        while goes_on(state):
+            state = advance(state)
+        return state
+
     def linear_solve(self, system: LinearSystem, b: Array) -> Array:
         """The solution of ``system`` for ``b`` ``(..., n, k)``, differentiable where others are.
 
@@ -157,6 +173,79 @@ class Backend:
             Gives the same for arrays of this library, whose chunks need not hold whole vectors.
         """
         return getattr(owner, method)(x)
+
+    lazy = False  # whether arrays are graphs that `persist` computes
+
+    def persist(self, parts: Sequence[Any], **options: Any) -> Sequence[Any]:
+        """Lazy arrays and tasks computed, or under way, where the scheduler wants them."""
+        return parts
+
+    def deferred(self, factorise: Callable[[Array], Any], matrix: Array) -> Any | None:
+        """``factorise(matrix)`` when its entries are there; None where there is no such time.
+
+        Parameters
+        ----------
+        factorise : callable
+            Is given the matrix as an array of `chunk_backend`. What it makes can be pickled, and
+            has `_solve`, `_solve_adjoint`, `_slogdet` and `inverse_matrix`.
+        matrix : array
+        """
+        return None
+
+    # -- arrays split over devices ---------------------------------------------------------------
+
+    shards = False  # whether the library has arrays that are split over several devices
+
+    def sharding(self, array: Array) -> Any:
+        """How the array is split over devices; None if it is not, or nobody knows."""
+        return None
+
+    def layout(self, array: Array) -> tuple[Mesh, Layout]:
+        """The mesh that an array is split over, and how."""
+        raise TypeError(f"{self.name} has no arrays that are split over devices")
+
+    def multiply_planned(
+        self,
+        plan: ShardedPlan,
+        operands: Sequence[Any],
+        x: Array,
+        result: tuple[tuple[int, ...], Layout],
+        finish: Callable[[Array], Array],
+        kept: dict[Any, Any],
+    ) -> Array:
+        """``x`` after a plan's steps, in the shape and layout ``result``.
+
+        Parameters
+        ----------
+        plan : ShardedPlan
+        operands : sequence
+            For each task a Kronecker product of one factor, or a diagonal with the plan's axes.
+        x : array
+        result : pair
+        finish : callable
+            What is done in the end with every part of the product.
+        kept : dict
+            For programs.
+        """
+        raise TypeError(f"{self.name} has no arrays that are split over devices")
+
+    def multiply_unplanned(
+        self, function: Callable[[Array], Array], x: Array, kept: dict[Any, Any]
+    ) -> Array:
+        """``function(x)`` in the layout of ``x``, as the engine does it."""
+        raise TypeError(f"{self.name} has no arrays that are split over devices")
+
+    def split_along(self, array: Array, axis: int, like: Array) -> Array:
+        """``array``, split along one axis alone, by all that splits ``like``."""
+        raise TypeError(f"{self.name} has no arrays that are split over devices")
+
+    def place_like(self, array: Array, like: Array) -> Array:
+        """``array`` in the sharding of ``like``."""
+        raise TypeError(f"{self.name} has no arrays that are split over devices")
+
+    def whole(self, array: Array) -> Array:
+        """The whole of an array on one device of this process."""
+        return array
 
     # -- passes over large matrices ------------------------------------------------------------
 
@@ -229,6 +318,10 @@ class Backend:
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
         """``array`` as a NumPy array, copied from its device where need be."""
         return np.from_dlpack(array)
+
+    def all_to_numpy(self, arrays: Sequence[Array]) -> Sequence[np.ndarray[Any, Any]]:
+        """Several arrays, by one computation where they are lazy."""
+        return [self.to_numpy(array) for array in arrays]
 
     def from_numpy(self, array: np.ndarray[Any, Any], device: Any = None) -> Array:
         """A NumPy array as an array of this library."""
@@ -450,6 +543,10 @@ class Backend:
     def adjoint(self, matrix: Array) -> Array:
         """The conjugate transpose of the last two axes."""
         return self.conj(self.xp.matrix_transpose(matrix))
+
+    def adjoint_tile(self, tile: Array) -> Array:
+        """The adjoint of one of the `tiles` of a matrix, for who reads it once."""
+        return self.adjoint(tile)
 
     def conj(self, array: Array) -> Array:
         """The complex conjugate; of what is real the array itself, which the standard refuses."""

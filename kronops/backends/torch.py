@@ -119,7 +119,12 @@ class TorchBackend(Backend):
         )
 
     def plain(self, array: Array, name: str) -> Array:
-        """A strided tensor."""
+        """A strided tensor, all of it here."""
+        if hasattr(array, "device_mesh"):
+            raise TypeError(
+                f"{name} is a DTensor: apply the operator to its shards, by PyTorch's local_map "
+                f"(torch.distributed.tensor.experimental), or take {name}.full_tensor()"
+            )
         if array.layout != torch.strided:
             raise TypeError(f"{name} is a sparse tensor: make it dense first (tensor.to_dense())")
         return array

@@ -29,3 +29,7 @@ __all__ = [
     "SharedLayer",
     "output_gradients",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -158,6 +158,12 @@ class Curvature:
         merged.layers = self._each(lambda name, layer: layer.merge(other.layers[name]))
         return merged
 
+    def all_reduce(self, reduce: Callable[[Any], Any]) -> Curvature:
+        """A new curvature of the data of all processes: see `Estimator.all_reduce`."""
+        reduced = copy.copy(self)
+        reduced.layers = self._each(lambda name, layer: layer.all_reduce(reduce))
+        return reduced
+
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """The ``state_dict`` of each layer, by name."""
         return self._each(lambda name, layer: layer.state_dict())

@@ -16,6 +16,7 @@ from kronops.kfac.diagnostics import BlockDiagnostics, Spectrum, diagnose, spect
 from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.moving_average import Arrays, MovingAverage
 from kronops.kfac.states import brought, check_attributes, check_symmetric
+from kronops.operator import LinearOperator
 from kronops.scalars import as_nonnegative, as_scalar
 
 __all__ = ["Estimator"]
@@ -166,7 +167,9 @@ class Estimator(ABC):
         """The averages, as new arrays; `ValueError` before any update."""
         return self._read(self._average.value(self.debias))
 
-    def operator(self, damping: float = 0.0, method: str = "factored", pi: Pi = "trace") -> Any:
+    def operator(
+        self, damping: float = 0.0, method: str = "factored", pi: Pi = "trace"
+    ) -> LinearOperator:
         """The curvature block, an operator of `kronops`.
 
         The eigendecompositions of ``"exact"`` and ``"ekfac"`` serve all values of the damping, and
@@ -269,6 +272,43 @@ class Estimator(ABC):
         merged._average = self._average.merge(other._average).checked()
         merged._eigenvalues = self._merged_eigenvalues(other)
         return merged
+
+    def all_reduce(self, reduce: Callable[[Array], Any]) -> Self:
+        """A new estimator of the data of all processes: what `merge` of all of theirs gives.
+
+        All processes call it at the same time, after an update at least.
+
+        Parameters
+        ----------
+        reduce : callable
+            The collective of the array library or of MPI that sums an array over all processes, in
+            place or by giving the sum: ``torch.distributed.all_reduce``, or ``comm.allreduce``. It
+            is given copies, of each total and of the weight.
+
+        Raises
+        ------
+        ValueError
+            Nothing was estimated here yet. The other processes then wait as long as their
+            collective does.
+
+        Notes
+        -----
+        Eigenvalues of `update_eigenvalues` belong to bases of some of the data, and are dropped.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kronops.kfac import GradientLayer
+        >>> layer = GradientLayer()
+        >>> layer.update(np.array([[3.0]]))
+        >>> of_two = layer.all_reduce(lambda array: 2 * array)  # as if another had the same
+        >>> of_two.moments, of_two.state_dict()["moments.weight"]
+        (array([9.]), 2.0)
+        """
+        reduced = copy.copy(self)
+        reduced._cache, reduced._eigenvalues = {}, None
+        reduced._average = self._average.all_reduced(reduce).checked()
+        return reduced
 
     def _merged_eigenvalues(self, other: Self) -> Eigenvalues | None:
         """Those of one side stand for it alone, unless the other has no data at all."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kronops.backends import backend_of
+import numpy as np
+
+from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.kfac.batches import as_batch, as_count
 from kronops.scalars import as_nonnegative
@@ -64,6 +66,17 @@ class MovingAverage:
             _check_alike(name, total, other.totals[name])
         totals = {name: total + other.totals[name] for name, total in self.totals.items()}
         return MovingAverage(totals, self.weight + other.weight, self.repeats)
+
+    def all_reduced(self, reduce: Callable[[Array], Any]) -> MovingAverage:
+        """The sums over all processes, by a collective of theirs."""
+        if not self.totals:
+            raise ValueError("no statistics yet: all processes need some, call update first")
+        totals = {name: _summed(reduce, total) for name, total in self.totals.items()}
+        like = next(iter(totals.values()))
+        backend = backend_of(like)
+        weight = backend.from_numpy(np.array([self.weight]), backend.device(like))
+        summed = float(backend.to_numpy(_summed(reduce, weight))[0])
+        return MovingAverage(totals, summed, self.repeats)
 
     def check_repeats(self, repeats: int) -> None:
         """Refuse another number of uses."""
@@ -125,6 +138,13 @@ def check_library(name: str, array: Array, total: Array) -> None:
             f"{name}: an array of {there.name}, but the statistics so far are of {here.name}; "
             f"bring both to one library first"
         )
+
+
+def _summed(reduce: Callable[[Array], Any], array: Array) -> Array:
+    """What ``reduce`` gives for a copy, or has made of it."""
+    copied = backend_of(array).copy(array)
+    made = reduce(copied)
+    return made if is_array(made) else copied
 
 
 def _check_alike(name: str, total: Array, other: Array) -> None:

@@ -21,3 +21,7 @@ from kronops.linalg.minimal_residuals import minres
 from kronops.linalg.residual_history import ResidualHistory
 
 __all__ = ["ResidualHistory", "cg", "iterative_solve", "lsmr", "minres"]
+
+
+def __dir__() -> list[str]:
+    return __all__

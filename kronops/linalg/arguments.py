@@ -8,6 +8,7 @@ from typing import Any
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array, Backend
 from kronops.checks import as_inexact, is_complex
+from kronops.drawing import compared
 from kronops.operator import LinearOperator
 
 __all__ = [
@@ -117,5 +118,6 @@ def _as_vector(vector: Any, name: str, A: Any, size: int, like: Any) -> Array:
         raise ValueError(
             f"{name} has shape {tuple(vector.shape)}, A {tuple(A.shape)}: "
             f"({size},) or ({size}, 1) would do"
+            + (compared(name, tuple(vector.shape), (size,), "A") if vector.ndim else "")
         )
     return backend_of(vector).xp.reshape(vector, (size,))

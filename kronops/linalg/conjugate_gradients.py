@@ -54,15 +54,17 @@ def cg(
         The solution.
     info : int
         0 if ``x`` was seen to be as good as was asked for; else ``maxiter``. As in SciPy, the
-        residual is tested before each iteration, and so not after the last.
+        residual is tested before each iteration, and so not after the last. Inside ``jax.jit`` an
+        array; where the iteration breaks down there it is ``maxiter``, and ``x`` may be NaN.
 
     Raises
     ------
     ValueError
         Shapes do not fit, or ``b`` is not finite.
     TypeError
-        Arguments are of two libraries or on two devices, or values cannot be seen (under
-        ``jax.jit``), or derivatives are followed (``op.solve`` is differentiable).
+        Arguments are of two libraries or on two devices, or values cannot be seen (in a graph of
+        Dask; ``jax.jit`` compiles the iteration), or derivatives are followed (``op.solve`` is
+        differentiable).
     LinAlgError
         The iteration breaks down, as ``A`` or ``M`` is not positive definite or not finite.
 
@@ -83,6 +85,8 @@ def cg(
     system = System.of("cg", A, b, x0, M)
     rtol, atol = as_nonnegative(rtol, "rtol"), as_nonnegative(atol, "atol")
     maxiter = as_iterations(maxiter, 10 * system.A.rows)
+    if system.hidden:
+        return _compiled(system, rtol, atol, maxiter, callback)
     if system.trivial:
         return system.zeros(), 0
     (norm_b,) = system.read(system.norm(system.b))
@@ -93,14 +97,41 @@ def cg(
         (residual,) = system.read(system.norm(r))
         if residual <= tolerance:
             return system.shown(x), 0
-        # Equations 3:1 of the paper, with directions made of z = M r where it has r.
-        z = system.precondition(r)
-        rho_old, rho = rho, system.inner(r, z)
-        p = z + (rho / rho_old) * p
-        q = system.A.matvec(p)
-        step = rho / system.inner(p, q)
-        x = x + step * p
-        r = r - step * q
+        x, r, p, rho = _step(system, x, r, p, rho)
         if callback is not None:
             callback(system.shown(x))
     return system.shown(x), maxiter
+
+
+def _step(system: System, x: Array, r: Array, p: Array, rho_old: Any) -> tuple[Array, ...]:
+    """Equations 3:1 of the paper, with directions made of z = M r where it has r."""
+    z = system.precondition(r)
+    rho = system.inner(r, z)
+    p = z + (rho / rho_old) * p
+    q = system.A.matvec(p)
+    step = rho / system.inner(p, q)
+    return x + step * p, r - step * q, p, rho
+
+
+def _compiled(
+    system: System, rtol: float, atol: float, maxiter: int, callback: Any
+) -> tuple[Array, Any]:
+    """The same iteration where nobody sees the residual, as a loop of the library's compiler."""
+    if callback is not None:
+        raise TypeError("callback: inside jax.jit nobody is called after an iteration; pass None")
+    xp = system.backend.xp
+    norm_b = system.norm(system.b)
+    tolerance = xp.maximum(rtol * norm_b, atol * xp.ones_like(norm_b))
+    x, r = system.start()
+
+    def goes_on(state: tuple[Array, ...]) -> Array:
+        return (state[-1] < maxiter) & (system.norm(state[1]) > tolerance)
+
+    def advance(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        *vectors, count = state
+        return *_step(system, *vectors), count + 1
+
+    first = x, r, system.zeros(), xp.full_like(norm_b, math.inf), xp.asarray(0)
+    x, r, *_, count = system.backend.while_loop(goes_on, advance, first)
+    solved = (count < maxiter) & (system.norm(r) <= tolerance)
+    return xp.where(norm_b == 0, xp.zeros_like(x), x), xp.where(solved, 0, maxiter)

@@ -80,6 +80,8 @@ class System:
     unit : float
         1, or a power of two near the largest entry of a ``b`` whose squares would leave the range
         of the dtype. All three methods are homogeneous: only what users see is multiplied by it.
+    hidden : bool
+        Whether all is compiled, and no number can be read.
     """
 
     solver: str
@@ -89,6 +91,7 @@ class System:
     x0: Array | None
     trivial: bool
     unit: float
+    hidden: bool = False
 
     @classmethod
     def of(cls, solver: str, A: Any, b: Any, x0: Any, M: Any = None) -> System:
@@ -99,6 +102,8 @@ class System:
         b = as_right_hand_side(b, A)
         x0 = None if x0 is None else as_first_guess(x0, A, b)
         M = None if M is None else Products(as_preconditioner(M, A, b), "M", like=b)
+        if solver == "cg" and backend_of(b).is_staging():
+            return cls(solver, Products(A, "A", like=b), M, b, x0, False, 1.0, hidden=True)
         largest = _largest(solver, b)
         unit = _unit(largest, backend_of(b).xp.finfo(b.dtype))
         if unit != 1:
@@ -119,6 +124,8 @@ class System:
 
     def zeros(self) -> Array:
         """The vector 0 of the domain."""
+        if self.A.columns == self.A.rows:
+            return self.backend.xp.zeros_like(self.b)
         device = self.backend.device(self.b)
         return self.backend.xp.zeros((self.A.columns,), dtype=self.b.dtype, device=device)
 

@@ -17,8 +17,9 @@ from kronops.operators.dense import DenseOperator
 from kronops.operators.inverse import InverseOperator
 from kronops.operators.scaled import identity_multiple
 from kronops.operators.stacked_factorisation import factorise_together
+from kronops.operators.stacked_products import Run, runs
 from kronops.scalars import Scalar
-from kronops.vectors import Shape, flatten_each
+from kronops.vectors import Shape, Vector, flatten_each
 
 __all__ = ["BlockDiagonalOperator", "block_diag"]
 
@@ -59,6 +60,7 @@ class BlockDiagonalOperator(LinearOperator):
 
     operators: tuple[LinearOperator, ...]
     names: tuple[Name, ...] | None
+    _internal = ("names", "operators")
 
     def __init__(
         self, blocks: Iterable[Any] | Mapping[str, Any], *, check_finite: bool = True
@@ -121,10 +123,12 @@ class BlockDiagonalOperator(LinearOperator):
         factorise_together(b.base if isinstance(b, InverseOperator) else b for b in self.operators)
         return self.operators
 
-    def multiply(self, v: Any) -> Any:
+    def multiply(self, v: Vector) -> Vector:
         """``op`` times the structured vector ``v``; of blocks, each block by itself."""
         if is_array(v):
             return super().multiply(v)
+        if self.backend.shards and (made := self._algebra.multiply_sharded(self, v)) is not None:
+            return made
         flats, restore = flatten_each(v, self.domain_shape, self.range_shape)
         backend_of(*flats)  # one library for all
         blocks = zip(self._ready, flats, strict=True)
@@ -132,11 +136,15 @@ class BlockDiagonalOperator(LinearOperator):
 
     def _matmat(self, x: Array) -> Array:
         pieces, start = [], 0
-        for block in self._ready:
-            stop = start + block.shape[1]
-            pieces.append(block._matmat(x[..., start:stop, :]))
+        for run in self._runs:
+            stop = start + run.columns
+            pieces.append(run.matmat(x[..., start:stop, :]))
             start = stop
-        return self.backend.xp.concat(pieces, axis=-2)
+        return pieces[0] if len(pieces) == 1 else self.backend.xp.concat(pieces, axis=-2)
+
+    @cached
+    def _runs(self) -> tuple[Run, ...]:
+        return runs(self._ready)
 
     # -- the same function of each block -------------------------------------------------------
 

@@ -18,6 +18,7 @@ from kronops.operators.kronecker_schur import KroneckerSchurOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.scaled import ScaledOperator
 from kronops.operators.sum import SumOperator
+from kronops.sending import SentOperator
 from kronops.vectors import Shape
 
 __all__ = ["ChunkwiseOperator"]
@@ -89,7 +90,9 @@ class ChunkwiseOperator(LinearOperator):
             return self._lazy._matmat(x)
         none = op.backend.xp.empty((self.shape[1], 0), dtype=x.dtype, device=op.device)
         by_parts = (lambda x: self._lazy._matmat(x)) if isinstance(op, _COMPOSED) else None
-        return self.backend.map_vectors(op, "_matmat", x, -2, op._matmat(none), by_parts)
+        return self.backend.map_vectors(
+            SentOperator(op), "_matmat", x, -2, op._matmat(none), by_parts
+        )
 
     def _apply_last(self, x: Array) -> Array:
         if x.ndim == 1:
@@ -99,7 +102,9 @@ class ChunkwiseOperator(LinearOperator):
             return self._lazy._apply_last(x)
         none = op.backend.xp.empty((0, self.shape[1]), dtype=x.dtype, device=op.device)
         by_parts = (lambda x: self._lazy._apply_last(x)) if isinstance(op, _COMPOSED) else None
-        return self.backend.map_vectors(op, "_apply_last", x, -1, op._apply_last(none), by_parts)
+        return self.backend.map_vectors(
+            SentOperator(op), "_apply_last", x, -1, op._apply_last(none), by_parts
+        )
 
     def _adjoint(self) -> LinearOperator:
         return self.of(self.base().H, self.backend)

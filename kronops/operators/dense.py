@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import math
 from dataclasses import InitVar
 from typing import Any
@@ -25,6 +27,7 @@ from kronops.factorisation import (
 from kronops.operator import LinearOperator
 from kronops.scalars import Scalar, is_real
 from kronops.scaling import exponent, rescale
+from kronops.sending import SentOperator
 from kronops.vectors import Shape, size_of
 
 __all__ = ["DenseOperator", "same"]
@@ -74,6 +77,17 @@ class DenseOperator(LinearOperator):
     domain_shape: Shape = dataclasses.field(default=None, kw_only=True)
     check_finite: InitVar[bool] = dataclasses.field(default=True, kw_only=True)
     name: str = dataclasses.field(default="matrix", kw_only=True, compare=False)
+    _internal = (
+        "adopt",
+        "check_finite",
+        "factorised",
+        "inverse_matrix",
+        "name",
+        "scaled_entries",
+        "trusted",
+        "with_matrix",
+        "written_inverse",
+    )
 
     def __post_init__(self, check_finite: bool) -> None:
         if isinstance(self.assume, str):  # a NumPy string becomes a plain one
@@ -150,7 +164,12 @@ class DenseOperator(LinearOperator):
     # -- factorisations ------------------------------------------------------------------------
 
     @cached
-    def _factorisation(self) -> Factorisation:
+    def _factorisation(self) -> Any:
+        """A `Factorisation`, or what stands for one that a task will make."""
+        later = functools.partial(_factorised, assume=self.assume, name=self.name)
+        deferred = self.backend.deferred(later, self._entries)
+        if deferred is not None:
+            return deferred
         claimed = self.assume == "positive definite"
         return factorise(self._entries, self.hermitian, claimed, self._label)
 
@@ -397,6 +416,14 @@ class DenseOperator(LinearOperator):
                 f"{self._label} is not symmetric (Hermitian), as eigh, cholesky, logm and "
                 f"fractional powers need it to be; if that is rounding, take 0.5 * (A + A.conj().T)"
             )
+
+
+def _factorised(matrix: Array, assume: str | None, name: str) -> SentOperator:
+    """The matrix as an operator that has been factorised; what is singular says so when asked."""
+    op = DenseOperator.trusted(matrix, assume, name)
+    with contextlib.suppress(LinAlgError):
+        _ = op._solver
+    return SentOperator(op)
 
 
 def same(left: LinearOperator, right: LinearOperator) -> bool:

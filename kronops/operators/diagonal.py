@@ -62,6 +62,7 @@ class DiagonalOperator(LinearOperator):
     entries: Array
     layout: str
     name: str
+    _internal = ("name",)
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class IdentityOperator(LinearOperator):
     n: int
     like: Array
     domain_shape: Shape = dataclasses.field(default=None, kw_only=True)
+    _internal = ("like",)
 
     def __post_init__(self) -> None:
         n = as_integer(self.n, "n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from kronops import spectrum, tree
 from kronops.backends.standard import Array
@@ -138,7 +139,7 @@ class InverseOperator(LinearOperator):
         if not isinstance(self.base, DenseOperator):
             return super()._cholesky()
         xp = self.backend.xp
-        reversed_ = tree.map_leaves(self.base, lambda leaf: xp.flip(leaf))
+        reversed_: Any = tree.map_leaves(self.base, lambda leaf: xp.flip(leaf))
         lower = self.backend.wide(reversed_.cholesky().matrix)
         identity = xp.eye(self.shape[0], dtype=lower.dtype, device=self.device)
         solved = self.backend.solve_triangular(lower, identity, lower=True, adjoint=True)

@@ -93,6 +93,7 @@ class KroneckerOperator(LinearOperator):
     factors: tuple[LinearOperator, ...]
     scale: float | complex
     layout: str
+    _internal = ("kept_basis", "sides")
 
     def __init__(
         self,

@@ -82,6 +82,17 @@ class KroneckerEigenOperator(LinearOperator):
     base: Any  # a Kronecker product or sum, which keeps its `kept_basis`, or None
     shift: Scalar
     inverted: bool
+    _internal = (
+        "base",
+        "basis",
+        "definition",
+        "from_basis",
+        "from_shift",
+        "inverted",
+        "rotation",
+        "shift",
+        "values",
+    )
 
     def __init__(
         self,

@@ -82,6 +82,7 @@ class KroneckerSumOperator(SchurBasisOperator):
 
     factors: tuple[LinearOperator, ...]
     shift: Scalar  # times the identity; not in a factor, whose decomposition it would undo
+    _internal = ("kept_basis", "shift", "terms")
 
     def __init__(self, factors: Iterable[Any], *, check_finite: bool = True) -> None:
         flat: list[LinearOperator] = []

@@ -64,6 +64,7 @@ class MaskedOperator(LinearOperator):
 
     base: LinearOperator
     selection: SelectionOperator  # P
+    _internal = ("kept", "selection", "with_base")
 
     def __init__(self, base: LinearOperator, mask: Any) -> None:
         if not isinstance(base, LinearOperator):

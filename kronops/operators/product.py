@@ -7,6 +7,7 @@ import functools
 import operator
 
 from kronops.backends.standard import Array
+from kronops.drawing import joined
 from kronops.explaining import Account, default_account
 from kronops.operator import LinearOperator, common_shape
 from kronops.vectors import Shape
@@ -34,12 +35,16 @@ class ProductOperator(LinearOperator):
     """
 
     factors: tuple[LinearOperator, ...]
+    _internal = ("of_copies",)
 
     def __post_init__(self) -> None:
         for left, right in zip(self.factors, self.factors[1:], strict=False):
             if left.shape[1] != right.shape[0]:
                 shapes = " @ ".join(str(factor.shape) for factor in self.factors)
-                raise ValueError(f"operators of shapes {shapes}: inner sizes must agree")
+                raise ValueError(
+                    f"operators of shapes {shapes}: inner sizes must agree"
+                    + joined(left.shape, 1, "@", right.shape, 0)
+                )
         super().__post_init__()
 
     @classmethod

@@ -85,6 +85,7 @@ class RefinedOperator(LinearOperator):
 
     base: LinearOperator
     shift: Scalar = 0.0
+    _internal = ("plain",)
 
     def __post_init__(self) -> None:
         if not isinstance(self.base, LinearOperator):

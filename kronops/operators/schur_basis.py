@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class SchurBasisOperator(LinearOperator):
     """
 
     shift: Scalar
+    _internal: ClassVar[tuple[str, ...]] = ("schur_factors",)
 
     @property
     @abstractmethod

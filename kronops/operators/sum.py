@@ -11,6 +11,7 @@ from kronops import spectrum
 from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.checks import epsilon
+from kronops.drawing import joined
 from kronops.errors import LinAlgError
 from kronops.explaining import Account, default_account
 from kronops.normals import Normals
@@ -61,9 +62,15 @@ class SumOperator(LinearOperator):
     terms: tuple[LinearOperator, ...]
 
     def __post_init__(self) -> None:
-        if any(term.shape != self.terms[0].shape for term in self.terms):
-            shapes = " + ".join(str(term.shape) for term in self.terms)
-            raise ValueError(f"operators of shapes {shapes}: one shape is needed")
+        first = self.terms[0].shape
+        for other in (term.shape for term in self.terms):
+            if other != first:
+                shapes = " + ".join(str(term.shape) for term in self.terms)
+                axis = int(other[0] == first[0])
+                raise ValueError(
+                    f"operators of shapes {shapes}: one shape is needed"
+                    + joined(first, axis, "+", other, axis)
+                )
         super().__post_init__()
 
     @property

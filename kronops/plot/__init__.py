@@ -21,3 +21,7 @@ from kronops.plot.trees import structure
 __all__ = ["block_spectra", "convergence", "spectrum", "structure"]
 
 del _matplotlib
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -17,7 +17,7 @@ from matplotlib.patches import BoxStyle, FancyBboxPatch, Rectangle
 
 __all__ = ["Box", "Canvas", "captioned", "cascade", "framed", "matrix", "raised", "row", "words"]
 
-INK, MUTED, FAINT = "#1f2933", "#5f6c7b", "#b8c2cc"
+MUTED, FAINT = "#6f7a87", "#a2adb8"  # on light and on dark pages
 _CAPTION = 0.42  # height of the letters under a matrix, in units
 _LETTER = 0.62  # width of a letter by its height
 _LARGEST = 22  # points for letters one unit high
@@ -31,8 +31,11 @@ class Canvas:
     points: float
 
     def write(self, x: float, y: float, text: str, size: float, **style: Any) -> None:
-        """Letters ``size`` units high, around ``(x, y)``; smaller where a unit is large."""
-        place = {"ha": "center", "va": "center", "color": INK} | style
+        """Letters ``size`` units high, around ``(x, y)``; smaller where a unit is large.
+
+        Their colour is that of Matplotlib's style, unless it is given.
+        """
+        place = {"ha": "center", "va": "center"} | style
         self.axes.text(x, y, text, fontsize=size * min(self.points, _LARGEST), **place)
 
 

@@ -8,3 +8,7 @@ from kronops.testing.case import Case
 from kronops.testing.suite import LAWS, check_operator
 
 __all__ = ["LAWS", "Case", "check_operator"]
+
+
+def __dir__() -> list[str]:
+    return __all__

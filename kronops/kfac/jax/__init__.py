@@ -11,3 +11,7 @@ from kronops.kfac.jax.parameters import ParameterOperator
 from kronops.kfac.jax.taps import untapped
 
 __all__ = ["ModelCurvature", "ParameterOperator", "capture", "untapped"]
+
+
+def __dir__() -> list[str]:
+    return __all__

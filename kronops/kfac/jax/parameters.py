@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from kronops import BlockDiagonalOperator
 from kronops.backends.standard import Array
+from kronops.vectors import Vector
 
 __all__ = ["ParameterOperator", "Places", "find_places", "leaves_of"]
 
@@ -80,15 +81,15 @@ class ParameterOperator:
 
     operator: BlockDiagonalOperator
 
-    def multiply(self, v: Any) -> Any:
+    def multiply(self, v: Vector) -> Vector:
         """``F v``, a pytree like ``v``."""
         return self._map(self.operator.multiply, v)
 
-    def multiply_inverse(self, v: Any) -> Any:
+    def multiply_inverse(self, v: Vector) -> Vector:
         """``F⁻¹ v``, a pytree like ``v``."""
         return self._map(self.operator.multiply_inverse, v)
 
-    def multiply_power(self, v: Any, p: float) -> Any:
+    def multiply_power(self, v: Vector, p: float) -> Vector:
         """``Fᵖ v``, a pytree like ``v``."""
         return self._map(lambda named: self.operator.multiply_power(named, p), v)
 

@@ -8,3 +8,7 @@
 from kronops.kfac.torch.model_curvature import ModelCurvature, capture
 
 __all__ = ["ModelCurvature", "capture"]
+
+
+def __dir__() -> list[str]:
+    return __all__

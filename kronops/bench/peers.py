@@ -168,6 +168,7 @@ def einsum(function: Callable[..., Any], factors: Factors, x: Any, side: str) ->
 
 
 def numpy_chain(factors: list[np.ndarray], x: np.ndarray, side: str) -> Product:
+    """`chain`, on arrays as they are."""
     return lambda: chain(factors, x, side)
 
 
@@ -220,16 +221,19 @@ def with_torch(prepare: Callable[..., Product], device: str = "cpu") -> Callable
 
 
 def torch_chain(factors: Factors, x: Any, side: str) -> Product:
+    """`chain`, on tensors."""
     return lambda: chain(factors, x, side)
 
 
 def torch_tensordot(factors: Factors, x: Any, side: str) -> Product:
+    """`tensordot`, by PyTorch's."""
     import torch
 
     return lambda: tensordot(torch, factors, x, side)
 
 
 def torch_einsum(factors: Factors, x: Any, side: str) -> Product:
+    """`einsum`, by PyTorch's."""
     import torch
 
     return einsum(torch.einsum, factors, x, side)

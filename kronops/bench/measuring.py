@@ -1,13 +1,11 @@
-"""What the benchmarks share: time in turns, the machine's limits, what was installed."""
+"""Time in turns, the machine's limits, what is installed: what every measurement shares."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import datetime
 import gc
 import itertools
-import json
 import math
 import os
 import platform
@@ -21,14 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers import version
-from threads import restart_with
 
 import kronops
+from kronops.bench.peers import version
 
 __all__ = [
     "DISTRIBUTIONS",
-    "add_options",
     "calls_for",
     "copy_seconds",
     "environment",
@@ -36,9 +32,7 @@ __all__ = [
     "no_collection",
     "peak_bytes",
     "peak_flops",
-    "save",
     "seconds",
-    "table",
 ]
 
 SAMPLE = 5e-3  # seconds that one measurement lasts at least
@@ -134,41 +128,6 @@ def peak_bytes(function: Callable[[], Any]) -> int:
         tracemalloc.stop()
     del result
     return peak - before
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What every benchmark can be told."""
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library")
-    parser.add_argument("--json", type=Path, help="where to write the results")
-
-
-def save(report: dict[str, Any], path: Path | None) -> None:
-    """Write the results, if they are wanted."""
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
-def table(
-    name: str,
-    description: str,
-    measure: Callable[[], Iterator[dict[str, Any]]],
-    distributions: Iterable[str] = ("numpy", "scipy"),
-) -> None:
-    """A script that prints rows of results as they come, and keeps them."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_options(parser)
-    options = parser.parse_args()
-    restart_with(options.threads)
-    report: dict[str, Any] = {"benchmark": name, **environment(distributions), "rows": []}
-    print(f"{report['date']}, {report['cpu']}, {report['threads']} threads, {report['blas']}")
-    for row in measure():
-        report["rows"].append(row)
-        cells = (f"{key} {f'{v:.3g}' if isinstance(v, float) else v}" for key, v in row.items())
-        print(", ".join(cells), flush=True)
-        save(report, options.json)
 
 
 def environment(distributions: Iterable[str] = DISTRIBUTIONS) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Case:
 
     @property
     def itemsize(self) -> int:
+        """Bytes of a number."""
         return np.dtype(self.dtype).itemsize
 
     @property

@@ -1,0 +1,88 @@
+"""Neighbouring blocks of one size, multiplied by one batched product in place of one for each."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from kronops.backends import backend_of
+from kronops.backends.standard import Array
+from kronops.factorisation import RefinedInverse
+from kronops.operator import LinearOperator
+from kronops.operators.dense import DenseOperator
+from kronops.operators.inverse import InverseOperator
+
+__all__ = ["Run", "runs"]
+
+FEWEST, LARGEST = 4, 64  # blocks, rows: where one product is faster than many
+
+
+class Run(NamedTuple):
+    """Blocks side by side: one operator, or matrices in a stack, to be solved with if ``inverse``.
+
+    Of an inverse there are two stacks, the matrices' and that of their inverses.
+    """
+
+    columns: int
+    operator: LinearOperator | None
+    stacks: tuple[Array, ...] = ()
+
+    def matmat(self, x: Array) -> Array:
+        """The product with ``x`` of shape ``(..., columns, k)``."""
+        if self.operator is not None:
+            return self.operator._matmat(x)
+        xp = backend_of(x).xp
+        count, rows, columns = self.stacks[0].shape
+        apart = xp.reshape(x, (*x.shape[:-2], count, columns, x.shape[-1]))
+        if len(self.stacks) == 2:
+            made = RefinedInverse(*self.stacks).refined(apart)
+        else:
+            made = xp.matmul(self.stacks[0], apart)
+        return xp.reshape(made, (*x.shape[:-2], count * rows, x.shape[-1]))
+
+
+def runs(operators: Iterable[LinearOperator]) -> tuple[Run, ...]:
+    """Block-diagonal operators as few products: small matrices that lie side by side are one."""
+    found: list[Run] = []
+    for form, group in itertools.groupby(operators, _form):
+        blocks = list(group)
+        stacks = _stacked(blocks) if form is not None and len(blocks) >= FEWEST else None
+        if stacks is None:
+            found += [Run(block.shape[1], block) for block in blocks]
+        else:
+            found.append(Run(len(blocks) * blocks[0].shape[1], None, stacks))
+    return tuple(found)
+
+
+def _form(op: LinearOperator) -> tuple[object, ...] | None:
+    """What blocks of one stack have in common; None for an operator that is in none."""
+    base = op.base if isinstance(op, InverseOperator) else op
+    if not isinstance(base, DenseOperator) or not 0 < math.prod(base.shape) <= LARGEST**2:
+        return None
+    backend = base.backend
+    if base._tracked or backend.values(base.matrix) is None:
+        return None
+    return type(op), base.shape, base.dtype
+
+
+def _stacked(blocks: Sequence[LinearOperator]) -> tuple[Array, ...] | None:
+    """What `_matrices` gives, in stacks; None if it is not the same for all."""
+    found = [_matrices(block) for block in blocks]
+    if len(set(map(len, found))) > 1 or not found[0]:
+        return None
+    xp = blocks[0].backend.xp
+    return tuple(xp.stack(matrices) for matrices in zip(*found, strict=True))
+
+
+def _matrices(op: LinearOperator) -> tuple[Array, ...]:
+    """By which a block is multiplied; none if it is an inverse that is better solved with."""
+    if isinstance(op, DenseOperator):
+        return (op._entries,)
+    assert isinstance(op, InverseOperator) and isinstance(op.base, DenseOperator)
+    solver = op.base._solver
+    if isinstance(solver, RefinedInverse):
+        return solver.matrix, solver.inverted
+    written = op.base.written_inverse
+    return () if written is None else (written,)
