@@ -13,7 +13,7 @@ PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest test-all test-gpu lint types docs screenshots package faults bench format picture clean
+.PHONY: help demo test test-oldest test-all test-gpu lint types docs screenshots package faults mutants bench format picture clean
 
 help: ## Say what there is.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -73,6 +73,9 @@ package: $(VENV)/package.stamp ## The wheel and the sdist in dist/, checked, and
 
 faults: $(VENV)/test.stamp ## Plant faults in a copy and see the suite fail on each.
 	$(ONE_THREAD) $(BIN)/python tests/faults.py
+
+mutants: $(VENV)/mutants.stamp ## Mutate modules and see their tests fail, for example with ARGS="kronops/damping.py --sample 50".
+	$(ONE_THREAD) $(BIN)/python tests/mutants.py $(ARGS)
 
 bench: $(VENV)/bench.stamp ## Products beside those of every peer, for example with ARGS="--quick --threads 1".
 	$(BIN)/python benchmarks/kronecker.py $(ARGS)

@@ -259,7 +259,9 @@ def counted(threads: int) -> str:
 def cell(key: str, value: Any, row: Report) -> str:
     """A time, unless it is a ratio, a slope or a size."""
     if not isinstance(value, float):
-        return f"{value:,}" if isinstance(value, int) else str(value)
+        return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    if key.endswith((", median", ", worst")):
+        return f"{value:.2g}" if value < 1000 else f"{value:.0e}"
     if key == "damping":
         return f"{value:g}"
     plain = "ratio" in key or row.get("n") in ("slope", "theory")

@@ -30,7 +30,7 @@ NEAREST = {
     "kronops/checks.py": ["test_checks", "test_errors"],
     "kronops/damping.py": ["test_damping"],
     "kronops/scaling.py": ["test_scales", "test_checks", "test_errors", "test_algebra"],
-    "kronops/spectrum.py": ["test_spectrum", "test_errors", "test_functions"],
+    "kronops/spectrum.py": ["test_functions", "test_errors", "test_algebra"],
     "kronops/series_sums.py": ["test_series", "test_checks"],
     "kronops/planning.py": ["test_planning", "test_products", "test_costs"],
     "kronops/factor_products.py": ["test_planning", "test_products", "test_scales"],

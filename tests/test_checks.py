@@ -24,6 +24,7 @@ from kronops.scaling import (
     outer,
     product,
     product_of_scalars,
+    rescale,
     smallest_exponent,
 )
 
@@ -118,6 +119,24 @@ def test_sizes_of_nothing_are_zero():
     assert smallest_exponent(np.array([0.0, -0.25, 8.0])) == -1 and exponent(np.array([-8.0])) == 4
 
 
+def test_multipliers_that_are_arrays_keep_the_precision():
+    array = np.ones(2, np.float32)
+    assert rescale(array, [np.asarray(2.0)]).dtype == np.float32
+    assert rescale(array, [np.asarray(2j)]).dtype == np.complex64
+    assert rescale(array, [2j]).dtype == np.complex64
+
+
+def test_sizes_of_arrays_with_any_number_of_axes():
+    assert largest(-2 * np.ones((2, 3, 4))) == 2.0 == largest(np.array(2.0))
+    assert exponent(np.full((2, 3, 4), 8.0)) == 4
+
+
+@pytest.mark.parametrize("written", [outer, lambda parts: kronecker([p[:, None] for p in parts])])
+def test_lists_that_no_memory_holds_are_refused(written):
+    with pytest.raises(ValueError, match="4398046511104 numbers are too many to be written out"):
+        written([np.ones(2**21)] * 2)
+
+
 def test_what_has_no_size_has_the_exponent_zero():
     assert exponent(np.array([np.inf])) == exponent(np.array([np.nan])) == 0
     assert product_of_scalars([0.0, 3.0]) == (0.0, 0) and product_of_scalars([]) == (1.0, 0)
@@ -143,5 +162,8 @@ def test_correlations_that_never_decay_are_seen_after_as_many_doublings_as_there
     op = SeriesOperator(moments, (np.eye(1), np.eye(1)), 3, 2)
     with pytest.raises(LinAlgError, match="the correlations do not decay"):
         op @ np.ones(2)
+    nearly = np.eye(2), np.nextafter(1.0, 0.0) * correlation * np.eye(2)
+    with pytest.raises(LinAlgError, match="the correlations do not decay"):
+        SeriesOperator(nearly, (np.eye(1), np.eye(1)), 3, 2) @ np.ones(2)
     faded = SeriesOperator(moments, (np.eye(1), (1 - 1e-6) * np.eye(1)), 3, 2)
     np.testing.assert_allclose(faded @ faded.solve(np.ones(2)), 1, rtol=1e-6)

@@ -40,8 +40,16 @@ def test_pi_is_a_positive_number_and_for_two_factors():
             damping_shares(means(*[1] * count), 0.25, 2.0)
 
 
+def test_libraries_that_keep_to_the_standard():
+    """No product of truth values, no real part of what is real."""
+    strict = pytest.importorskip("array_api_strict")
+    given = [strict.asarray(number) for number in (9.0, 1.0)]
+    assert damping_shares(given, 0.25, "trace") == pytest.approx([1.5, 1 / 6])
+    assert float(mean_eigenvalue(strict.asarray(7.0), 2)) == 3.5
+
+
 def test_mean_eigenvalues_are_real():
-    assert mean_eigenvalue(np.asarray(6.0), 3) == 2.0
+    assert mean_eigenvalue(np.asarray(7.0), 2) == 3.5
     complex_ = mean_eigenvalue(np.asarray(6.0 + 1j), 3)
     assert complex_ == 2.0 and complex_.dtype == np.float64
     assert mean_eigenvalue(np.asarray(0.0), 0) == 0.0 and mean_eigenvalue(np.asarray(5.0), 1) == 5
