@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 import kronops
 import kronops.linalg
-from kronops import DiagonalOperator, IdentityOperator, KroneckerSumOperator, kron
+from kronops import DenseOperator, DiagonalOperator, IdentityOperator, KroneckerSumOperator, kron
 
 rng = np.random.default_rng(0)
 CHECKS = {}
@@ -167,8 +167,8 @@ def without_a_plan():
     matrix = definite(8)
     v = place(LINE, values := rng.standard_normal(8), "x")
     agree(
-        kronops.DenseOperator(matrix),
-        kronops.DenseOperator(jnp.asarray(matrix)),
+        DenseOperator(matrix),
+        DenseOperator(jnp.asarray(matrix)),
         values,
         v,
         "multiply",
@@ -201,6 +201,27 @@ def conjugate_gradients():
     x, info = jax.jit(lambda b: kronops.linalg.cg(op, b, rtol=1e-12))(b)
     right(x, ours.solve(values), b)
     assert int(info) == 0
+
+
+@check
+def derivatives():
+    """By repeated eigenvalues too, where those of eigenvectors do not exist."""
+    a, values = np.diag([1.0, 2.0, 2.0, 3.0]), rng.standard_normal((4, 4))
+
+    def loss(a, v):
+        op = kron(DenseOperator(a, "positive definite"), IdentityOperator(4, like=a))
+        return jnp.sum(jnp.sin(op.damped(0.5).multiply_inverse(v)))
+
+    placed = place(LINE, a), place(LINE, values, "x")
+    got = jax.jit(jax.grad(loss, argnums=(0, 1)))(*placed)
+    right(got[1], np.cos(inverse(a) @ values) * inverse(a).diagonal()[:, None], placed[1])
+    by_a = -inverse(a) @ np.cos(inverse(a) @ values) @ (inverse(a) @ values).T
+    symmetric = (by_a + by_a.T) / 2  # as is claimed of a
+    np.testing.assert_allclose(process_allgather(got[0], tiled=True), symmetric, rtol=1e-9)
+
+
+def inverse(a):
+    return np.linalg.inv(a + 0.5 * np.eye(len(a)))
 
 
 @check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import operator
@@ -12,6 +13,7 @@ from kronops import tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.explaining import quantity
+from kronops.linear_system import System
 from kronops.operator import LinearOperator
 from kronops.operators.block_diagonal import BlockDiagonalOperator
 from kronops.operators.diagonal import DiagonalOperator
@@ -34,7 +36,7 @@ from kronops.sharding import (
     plan_sharded,
     split,
 )
-from kronops.vectors import OutIn, as_kind, join_pair, parts_of
+from kronops.vectors import OutIn, as_kind, folds, join_pair, parts_of
 
 __all__ = ["explain", "multiply_sharded", "plans", "whole"]
 
@@ -66,6 +68,8 @@ class View(NamedTuple):
                 stop += 1
             groups.append((start, stop))
             start = stop
+        if math.prod(shape[start:]) == 1:
+            groups[-1] = (groups[-1][0], len(shape))
         found = tuple(math.prod(shape[start:stop]) for start, stop in groups)
         fits = found == tuple(domain)
         return cls(shape, tuple(groups), None) if fits else None
@@ -120,11 +124,16 @@ def multiply_sharded(op: LinearOperator, v: Any, axis: int | None = None) -> Any
     """
     if not is_array(v):
         return _multiply_parts(op, v)
-    if not _is_sharded(v) or (axis is not None and v.shape[axis] != op.shape[1]):
+    if not _is_sharded(v):
         return None
-    v = op._as_input(v, "v" if axis is None else "x")
-    if axis is None and tuple(v.shape) == op.shape[1:]:
+    shape = tuple(v.shape)
+    if axis is None and shape == op.shape[1:]:
         axis = 0
+    domain = op.domain_shape
+    structured = axis is None and isinstance(domain, tuple) and folds(shape, domain)
+    if not structured and (axis is None or shape[axis] != op.shape[1]):
+        return None  # and is refused
+    v = op._as_input(v, "v" if structured else "x")
     return _multiply(whole(op), v, axis)
 
 
@@ -222,16 +231,41 @@ def _multiply_term(op: LinearOperator, v: Array, axis: int | None) -> Array:
     backend = backend_of(v)
     if isinstance(op, IdentityOperator):
         return backend.xp.astype(v, backend.xp.result_type(v, op.dtype), copy=False)
+    if isinstance(op, KroneckerEigenOperator) and op.inverted and op._tracked:
+        base = op.inverse()
+        return backend.linear_solve(_ShardedSystem(base, base._untracked, axis), v)
+    return _multiply_planned(op, v, axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ShardedSystem(System):
+    """A system whose derivatives follow from the product, not from how eigenvectors change."""
+
+    axis: int | None
+
+    def multiply(self, x: Array) -> Array:
+        return _multiply(self.op, x, self.axis)
+
+    def solve(self, b: Array) -> Array:
+        return _multiply_planned(self.twin.inverse(), b, self.axis)
+
+    def transpose(self) -> _ShardedSystem:
+        made = super().transpose()
+        return _ShardedSystem(made.op, made.twin, self.axis)
+
+
+def _multiply_planned(op: LinearOperator, v: Array, axis: int | None) -> Array:
+    backend = backend_of(v)
     chain = _chain(op, tuple(v.shape), axis, *backend.layout(v))
     if chain is not None:
         return _multiply_chain(op, chain, v, axis)
     if isinstance(op, ProductOperator):
         return functools.reduce(lambda v, factor: _multiply(factor, v, axis), op.factors[::-1], v)
-    kept = _kept(op, v)
-    return backend.multiply_unplanned(functools.partial(_plain, op, axis), v, kept)
+    plain = functools.partial(_plain, axis)
+    return backend.multiply_unplanned(plain, op, v, _kept(op, v))
 
 
-def _plain(op: LinearOperator, axis: int | None, v: Array) -> Array:
+def _plain(axis: int | None, op: LinearOperator, v: Array) -> Array:
     """The product without a plan."""
     if axis is None:
         return op.multiply(v)
