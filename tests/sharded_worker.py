@@ -23,7 +23,14 @@ from jax.sharding import PartitionSpec as P
 
 import kronops
 import kronops.linalg
-from kronops import DenseOperator, DiagonalOperator, IdentityOperator, KroneckerSumOperator, kron
+from kronops import (
+    DenseOperator,
+    DiagonalOperator,
+    IdentityOperator,
+    KroneckerSumOperator,
+    ProductOperator,
+    kron,
+)
 
 rng = np.random.default_rng(0)
 CHECKS = {}
@@ -134,6 +141,9 @@ def sums_and_products():
     diagonal = DiagonalOperator(jnp.asarray(d))
     right((2.0 * op + diagonal).multiply(v), 2 * ours.multiply(values) + d * values, v)
     right((op @ diagonal).multiply(v), ours.multiply(d * values), v)
+    crossed, theirs = both(definite(4), definite(8))  # takes the vector in another shape
+    want = crossed @ (ours @ values.ravel())
+    right(ProductOperator((theirs, op)).multiply(v), want.reshape(8, 4), v)
     factors = definite(8), definite(4)
     sums = KroneckerSumOperator([*factors]), KroneckerSumOperator([*map(jnp.asarray, factors)])
     right(sums[1].multiply(v), sums[0].multiply(values), v)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator
@@ -262,14 +263,18 @@ def _multiply_planned(op: LinearOperator, v: Array, axis: int | None) -> Array:
     if isinstance(op, ProductOperator):
         return functools.reduce(lambda v, factor: _multiply(factor, v, axis), op.factors[::-1], v)
     plain = functools.partial(_plain, axis)
-    return backend.multiply_unplanned(plain, op, v, _kept(op, v))
+    return backend.multiply_unplanned(plain, op, v, _kept(op))
 
 
 def _plain(axis: int | None, op: LinearOperator, v: Array) -> Array:
     """The product without a plan."""
-    if axis is None:
-        return op.multiply(v)
-    return op._apply_last(v) if axis == v.ndim - 1 else op._matmat(v)
+    if axis is not None:
+        return op._apply_last(v) if axis == v.ndim - 1 else op._matmat(v)
+    shape, domain = tuple(v.shape), op.domain_shape
+    if op._square and not (isinstance(domain, tuple) and folds(shape, domain)):
+        xp = op.backend.xp  # of a sum or a product in which others know the shape of the vector
+        return xp.reshape(op._apply_last(xp.reshape(v, (-1,))), shape)
+    return op.multiply(v)
 
 
 def _multiply_chain(op: LinearOperator, chain: Chain, v: Array, axis: int | None) -> Array:
@@ -283,10 +288,10 @@ def _multiply_chain(op: LinearOperator, chain: Chain, v: Array, axis: int | None
         return rescale(op.backend.xp.astype(x, dtype, copy=False), chain.scales)
 
     result = _result(chain, v, axis)
-    return op.backend.multiply_planned(chain.plan, operands, v, result, finish, _kept(op, v))
+    return op.backend.multiply_planned(chain.plan, operands, v, result, finish, _kept(op))
 
 
-def _kept(op: LinearOperator, v: Array) -> dict[Any, Any]:
+def _kept(op: LinearOperator) -> dict[Any, Any]:
     """Programs for shapes of vectors; of an operator that is traced none are kept."""
     return {} if op._tracked else op.__dict__.setdefault("_kept_sharded", {})
 
@@ -371,7 +376,7 @@ def _chain(
     kroneckers = [link for link in links if isinstance(link, KroneckerOperator)]
     domain = tuple((kroneckers or links)[0].domain_shape)
     view = View.of(shape, domain, axis)
-    if view is None or any(not _fits(link, len(domain)) for link in kroneckers):
+    if view is None or not _fit(kroneckers):
         return None
     own = view.layout(layout)
     _require_whole_rows(op, view, own, mesh, domain)
@@ -383,8 +388,12 @@ def _chain(
     return Chain(view, parts, scales, found)
 
 
-def _fits(link: KroneckerOperator, count: int) -> bool:
-    return len(link.factors) == count
+def _fit(links: list[KroneckerOperator]) -> bool:
+    """Whether what comes out of each has the axes that the next one takes."""
+    return all(
+        tuple(link.range_shape) == tuple(following.domain_shape)
+        for link, following in itertools.pairwise(links)
+    )
 
 
 def _parts(stage: int, link: LinearOperator, view: View) -> Iterator[Part]:
@@ -426,15 +435,17 @@ def _multiply_parts(op: LinearOperator, v: Any) -> Any:
     if isinstance(op, BlockDiagonalOperator):
         parts, restore = parts_of(v, op.domain_shape)
         return restore([block.multiply(part) for block, part in zip(op._ready, parts, strict=True)])
-    if not (isinstance(v, (tuple, list)) and len(v) == 2):
+    if not (isinstance(v, (tuple, list)) and len(v) == 2 and all(map(is_array, v))):
         return None
     weights, bias = v
+    if not (weights.ndim and bias.ndim):
+        return None
     backend = op.backend
     out = 0 if isinstance(op.domain_shape, OutIn) else weights.ndim - 1
     like = weights if _is_sharded(weights) else bias
     placed = backend.split_along(weights, out, like), backend.split_along(bias, 0, like)
     matrix, restore_pair = join_pair(placed, op.domain_shape, op.range_shape, "v")
-    made = restore_pair(_multiply(op, op._as_input(matrix, "v"), None))
+    made = restore_pair(_multiply(whole(op), op._as_input(matrix, "v"), None))
     return as_kind(type(v), map(backend.place_like, made, v))
 
 
