@@ -39,9 +39,9 @@ def sharding_of(array: Array) -> NamedSharding | None:
 
     Of a tracer the type says it, where the axes of the mesh are `jax.sharding.AxisType.Explicit`.
     """
-    found = getattr(jax.typeof(array) if _is_tracer(array) else array, "sharding", None)
-    if not isinstance(found, NamedSharding):
-        return None
+    found = getattr(array.aval if _is_tracer(array) else array, "sharding", None)
+    if not isinstance(found, NamedSharding) or not hasattr(jax, "shard_map"):
+        return None  # an older JAX has no such function: all is left to XLA
     names = [name for axis in _layout(found, array.ndim) for name in axis]
     return found if math.prod(found.mesh.shape[name] for name in names) > 1 else None
 
