@@ -26,6 +26,7 @@ __all__ = [
     "as_layout",
     "flatten",
     "flatten_each",
+    "folds",
     "in_layout",
     "join_pair",
     "parts_of",
@@ -145,7 +146,7 @@ def _flatten_array(v: Array, domain: Shape, range_: Shape, name: str) -> tuple[A
     if v.ndim == 1 and v.shape[0] == size_of(domain):
         return v, lambda result: result
     shape = tuple(v.shape)
-    if not (isinstance(domain, tuple) and _folds(shape, domain)):
+    if not (isinstance(domain, tuple) and folds(shape, domain)):
         backend_of(v).plain(v, name)  # which may know better what is wrong with it
         raise ValueError(f"{name} has shape {shape}; {_would_do(domain)}{_drawn(name, v, domain)}")
     if not isinstance(range_, tuple):
@@ -186,7 +187,7 @@ def join_pair(
         without_bias is not None
         and tuple(bias.shape) == _bias_shape(domain)
         and len(shape) >= 2
-        and _folds(shape, without_bias)
+        and folds(shape, without_bias)
     )
     if not fits:
         drawing = "" if without_bias is None else _drawn("weights", weights, without_bias)
@@ -329,8 +330,14 @@ def _bias_shape(domain: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(domain[:1] if isinstance(domain, OutIn) else domain[1:])
 
 
-def _folds(shape: tuple[int, ...], domain: tuple[int, ...]) -> bool:
-    """Whether the leading axes of ``shape`` fold into the first of ``domain`` (trailing, last)."""
+def folds(shape: tuple[int, ...], domain: tuple[int, ...]) -> bool:
+    """Whether the leading axes of ``shape`` fold into the first of ``domain`` (trailing, last).
+
+    Examples
+    --------
+    >>> folds((3, 3, 4, 2), (36, 2)), folds((36, 2, 1), (36, 2)), folds((2, 3, 4), OutIn((2, 12)))
+    (True, False, True)
+    """
     if isinstance(domain, OutIn):
         return shape[:1] == domain[:1] and math.prod(shape[1:]) == domain[1]
     if isinstance(domain, InChannels) and shape[-1:] != domain[1:]:

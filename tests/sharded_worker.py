@@ -23,7 +23,14 @@ from jax.sharding import PartitionSpec as P
 
 import kronops
 import kronops.linalg
-from kronops import DiagonalOperator, IdentityOperator, KroneckerSumOperator, kron
+from kronops import (
+    DenseOperator,
+    DiagonalOperator,
+    IdentityOperator,
+    KroneckerSumOperator,
+    ProductOperator,
+    kron,
+)
 
 rng = np.random.default_rng(0)
 CHECKS = {}
@@ -134,6 +141,9 @@ def sums_and_products():
     diagonal = DiagonalOperator(jnp.asarray(d))
     right((2.0 * op + diagonal).multiply(v), 2 * ours.multiply(values) + d * values, v)
     right((op @ diagonal).multiply(v), ours.multiply(d * values), v)
+    crossed, theirs = both(definite(4), definite(8))  # takes the vector in another shape
+    want = crossed @ (ours @ values.ravel())
+    right(ProductOperator((theirs, op)).multiply(v), want.reshape(8, 4), v)
     factors = definite(8), definite(4)
     sums = KroneckerSumOperator([*factors]), KroneckerSumOperator([*map(jnp.asarray, factors)])
     right(sums[1].multiply(v), sums[0].multiply(values), v)
@@ -167,8 +177,8 @@ def without_a_plan():
     matrix = definite(8)
     v = place(LINE, values := rng.standard_normal(8), "x")
     agree(
-        kronops.DenseOperator(matrix),
-        kronops.DenseOperator(jnp.asarray(matrix)),
+        DenseOperator(matrix),
+        DenseOperator(jnp.asarray(matrix)),
         values,
         v,
         "multiply",
@@ -201,6 +211,27 @@ def conjugate_gradients():
     x, info = jax.jit(lambda b: kronops.linalg.cg(op, b, rtol=1e-12))(b)
     right(x, ours.solve(values), b)
     assert int(info) == 0
+
+
+@check
+def derivatives():
+    """By repeated eigenvalues too, where those of eigenvectors do not exist."""
+    a, values = np.diag([1.0, 2.0, 2.0, 3.0]), rng.standard_normal((4, 4))
+
+    def loss(a, v):
+        op = kron(DenseOperator(a, "positive definite"), IdentityOperator(4, like=a))
+        return jnp.sum(jnp.sin(op.damped(0.5).multiply_inverse(v)))
+
+    placed = place(LINE, a), place(LINE, values, "x")
+    got = jax.jit(jax.grad(loss, argnums=(0, 1)))(*placed)
+    right(got[1], np.cos(inverse(a) @ values) * inverse(a).diagonal()[:, None], placed[1])
+    by_a = -inverse(a) @ np.cos(inverse(a) @ values) @ (inverse(a) @ values).T
+    symmetric = (by_a + by_a.T) / 2  # as is claimed of a
+    np.testing.assert_allclose(process_allgather(got[0], tiled=True), symmetric, rtol=1e-9)
+
+
+def inverse(a):
+    return np.linalg.inv(a + 0.5 * np.eye(len(a)))
 
 
 @check

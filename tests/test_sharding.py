@@ -236,6 +236,7 @@ class TestTwoProcesses:
             "without_a_plan",
             "factors_on_every_device_and_in_parts",
             "conjugate_gradients",
+            "derivatives",
             "the_page",
         ],
     )

@@ -180,13 +180,13 @@ class JaxBackend(Backend):
         return run(x) if self.is_tracked(x) else jax_meshes.keep(kept, (plan, result), run, x)
 
     def multiply_unplanned(
-        self, function: Callable[[Array], Array], x: Array, kept: dict[Any, Any]
+        self, function: Callable[[Any, Array], Array], op: Any, x: Array, kept: dict[Any, Any]
     ) -> Array:
         """By XLA's partitioner."""
         sharding = self.sharding(x)
 
         def run(x: Array) -> Array:
-            return jax_meshes.multiply_unplanned(function, x, sharding)
+            return jax_meshes.multiply_unplanned(function, op, x, sharding)
 
         return run(x) if self.is_tracked(x) else jax_meshes.keep(kept, (), run, x)
 

@@ -39,9 +39,9 @@ def sharding_of(array: Array) -> NamedSharding | None:
 
     Of a tracer the type says it, where the axes of the mesh are `jax.sharding.AxisType.Explicit`.
     """
-    found = getattr(jax.typeof(array) if _is_tracer(array) else array, "sharding", None)
-    if not isinstance(found, NamedSharding):
-        return None
+    found = getattr(array.aval if _is_tracer(array) else array, "sharding", None)
+    if not isinstance(found, NamedSharding) or not hasattr(jax, "shard_map"):
+        return None  # an older JAX has no such function: all is left to XLA
     names = [name for axis in _layout(found, array.ndim) for name in axis]
     return found if math.prod(found.mesh.shape[name] for name in names) > 1 else None
 
@@ -91,12 +91,11 @@ def multiply_planned(
 
 
 def multiply_unplanned(
-    function: Callable[[Array], Array], x: Array, sharding: NamedSharding
+    function: Callable[[Any, Array], Array], op: Any, x: Array, sharding: NamedSharding
 ) -> Array:
-    """What XLA makes of a product that nobody has planned, in the same layout."""
+    """``function(op, x)`` as XLA makes it when nobody has planned, in the same layout."""
+    run, handed, made = _with_constants(function, op, x)
     layout, sizes = _layout(sharding, x.ndim), as_mesh(sharding.mesh.shape)
-    closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(x.shape, x.dtype))
-    (made,) = closed.out_avals
     parts = [split(names, sizes) for names in layout]
     if made.ndim != x.ndim or any(n % d for n, d in zip(made.shape, parts, strict=True)):
         raise ValueError(
@@ -104,15 +103,30 @@ def multiply_unplanned(
             f"{_spec(layout)} over {dict(sizes)}: split it over devices whose number divides "
             f"these axes, or give every device the whole of it"
         )
+    if not _is_explicit(sharding):
+        return place(run(handed, x), sharding)
+    axes = sharding.mesh.axis_names
+    wanted = NamedSharding(sharding.mesh, _spec(layout))
+    return jax.sharding.auto_axes(run, axes=axes, out_sharding=wanted)(handed, x)
+
+
+def _with_constants(
+    function: Callable[[Any, Array], Array], op: Any, x: Array
+) -> tuple[Callable[[Any, Array], Array], Any, Any]:
+    """A function with all arrays for arguments, those that ``op`` brings, and what comes out.
+
+    Of an operator that is traced they are its own, of any other also those that it has kept.
+    """
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    if any(map(_is_tracer, jax.tree.leaves(op))):
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), op)
+        return function, op, jax.eval_shape(function, shapes, shape)
+    closed = jax.make_jaxpr(functools.partial(function, op))(shape)
 
     def run(constants: Sequence[Array], x: Array) -> Array:
         return jax.core.eval_jaxpr(closed.jaxpr, constants, x)[0]
 
-    if not _is_explicit(sharding):
-        return place(run(closed.consts, x), sharding)
-    axes = sharding.mesh.axis_names
-    wanted = NamedSharding(sharding.mesh, _spec(layout))
-    return jax.sharding.auto_axes(run, axes=axes, out_sharding=wanted)(closed.consts, x)
+    return run, closed.consts, closed.out_avals[0]
 
 
 def keep(kept: Kept, key: Any, function: Callable[[Array], Array], x: Array) -> Array:

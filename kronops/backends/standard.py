@@ -230,9 +230,9 @@ class Backend:
         raise TypeError(f"{self.name} has no arrays that are split over devices")
 
     def multiply_unplanned(
-        self, function: Callable[[Array], Array], x: Array, kept: dict[Any, Any]
+        self, function: Callable[[Any, Array], Array], op: Any, x: Array, kept: dict[Any, Any]
     ) -> Array:
-        """``function(x)`` in the layout of ``x``, as the engine does it."""
+        """``function(op, x)`` in the layout of ``x``, as the engine does it."""
         raise TypeError(f"{self.name} has no arrays that are split over devices")
 
     def split_along(self, array: Array, axis: int, like: Array) -> Array:

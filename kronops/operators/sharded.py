@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from kronops import tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.explaining import quantity
+from kronops.linear_system import System
 from kronops.operator import LinearOperator
 from kronops.operators.block_diagonal import BlockDiagonalOperator
 from kronops.operators.diagonal import DiagonalOperator
@@ -34,7 +37,7 @@ from kronops.sharding import (
     plan_sharded,
     split,
 )
-from kronops.vectors import OutIn, as_kind, join_pair, parts_of
+from kronops.vectors import OutIn, as_kind, folds, join_pair, parts_of
 
 __all__ = ["explain", "multiply_sharded", "plans", "whole"]
 
@@ -66,6 +69,8 @@ class View(NamedTuple):
                 stop += 1
             groups.append((start, stop))
             start = stop
+        if math.prod(shape[start:]) == 1:
+            groups[-1] = (groups[-1][0], len(shape))
         found = tuple(math.prod(shape[start:stop]) for start, stop in groups)
         fits = found == tuple(domain)
         return cls(shape, tuple(groups), None) if fits else None
@@ -120,11 +125,16 @@ def multiply_sharded(op: LinearOperator, v: Any, axis: int | None = None) -> Any
     """
     if not is_array(v):
         return _multiply_parts(op, v)
-    if not _is_sharded(v) or (axis is not None and v.shape[axis] != op.shape[1]):
+    if not _is_sharded(v):
         return None
-    v = op._as_input(v, "v" if axis is None else "x")
-    if axis is None and tuple(v.shape) == op.shape[1:]:
+    shape = tuple(v.shape)
+    if axis is None and shape == op.shape[1:]:
         axis = 0
+    domain = op.domain_shape
+    structured = axis is None and isinstance(domain, tuple) and folds(shape, domain)
+    if not structured and (axis is None or shape[axis] != op.shape[1]):
+        return None  # and is refused
+    v = op._as_input(v, "v" if structured else "x")
     return _multiply(whole(op), v, axis)
 
 
@@ -222,20 +232,49 @@ def _multiply_term(op: LinearOperator, v: Array, axis: int | None) -> Array:
     backend = backend_of(v)
     if isinstance(op, IdentityOperator):
         return backend.xp.astype(v, backend.xp.result_type(v, op.dtype), copy=False)
+    if isinstance(op, KroneckerEigenOperator) and op.inverted and op._tracked:
+        base = op.inverse()
+        return backend.linear_solve(_ShardedSystem(base, base._untracked, axis), v)
+    return _multiply_planned(op, v, axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ShardedSystem(System):
+    """A system whose derivatives follow from the product, not from how eigenvectors change."""
+
+    axis: int | None
+
+    def multiply(self, x: Array) -> Array:
+        return _multiply(self.op, x, self.axis)
+
+    def solve(self, b: Array) -> Array:
+        return _multiply_planned(self.twin.inverse(), b, self.axis)
+
+    def transpose(self) -> _ShardedSystem:
+        made = super().transpose()
+        return _ShardedSystem(made.op, made.twin, self.axis)
+
+
+def _multiply_planned(op: LinearOperator, v: Array, axis: int | None) -> Array:
+    backend = backend_of(v)
     chain = _chain(op, tuple(v.shape), axis, *backend.layout(v))
     if chain is not None:
         return _multiply_chain(op, chain, v, axis)
     if isinstance(op, ProductOperator):
         return functools.reduce(lambda v, factor: _multiply(factor, v, axis), op.factors[::-1], v)
-    kept = _kept(op, v)
-    return backend.multiply_unplanned(functools.partial(_plain, op, axis), v, kept)
+    plain = functools.partial(_plain, axis)
+    return backend.multiply_unplanned(plain, op, v, _kept(op))
 
 
-def _plain(op: LinearOperator, axis: int | None, v: Array) -> Array:
+def _plain(axis: int | None, op: LinearOperator, v: Array) -> Array:
     """The product without a plan."""
-    if axis is None:
-        return op.multiply(v)
-    return op._apply_last(v) if axis == v.ndim - 1 else op._matmat(v)
+    if axis is not None:
+        return op._apply_last(v) if axis == v.ndim - 1 else op._matmat(v)
+    shape, domain = tuple(v.shape), op.domain_shape
+    if op._square and not (isinstance(domain, tuple) and folds(shape, domain)):
+        xp = op.backend.xp  # of a sum or a product in which others know the shape of the vector
+        return xp.reshape(op._apply_last(xp.reshape(v, (-1,))), shape)
+    return op.multiply(v)
 
 
 def _multiply_chain(op: LinearOperator, chain: Chain, v: Array, axis: int | None) -> Array:
@@ -249,10 +288,10 @@ def _multiply_chain(op: LinearOperator, chain: Chain, v: Array, axis: int | None
         return rescale(op.backend.xp.astype(x, dtype, copy=False), chain.scales)
 
     result = _result(chain, v, axis)
-    return op.backend.multiply_planned(chain.plan, operands, v, result, finish, _kept(op, v))
+    return op.backend.multiply_planned(chain.plan, operands, v, result, finish, _kept(op))
 
 
-def _kept(op: LinearOperator, v: Array) -> dict[Any, Any]:
+def _kept(op: LinearOperator) -> dict[Any, Any]:
     """Programs for shapes of vectors; of an operator that is traced none are kept."""
     return {} if op._tracked else op.__dict__.setdefault("_kept_sharded", {})
 
@@ -337,7 +376,7 @@ def _chain(
     kroneckers = [link for link in links if isinstance(link, KroneckerOperator)]
     domain = tuple((kroneckers or links)[0].domain_shape)
     view = View.of(shape, domain, axis)
-    if view is None or any(not _fits(link, len(domain)) for link in kroneckers):
+    if view is None or not _fit(kroneckers):
         return None
     own = view.layout(layout)
     _require_whole_rows(op, view, own, mesh, domain)
@@ -349,8 +388,12 @@ def _chain(
     return Chain(view, parts, scales, found)
 
 
-def _fits(link: KroneckerOperator, count: int) -> bool:
-    return len(link.factors) == count
+def _fit(links: list[KroneckerOperator]) -> bool:
+    """Whether what comes out of each has the axes that the next one takes."""
+    return all(
+        tuple(link.range_shape) == tuple(following.domain_shape)
+        for link, following in itertools.pairwise(links)
+    )
 
 
 def _parts(stage: int, link: LinearOperator, view: View) -> Iterator[Part]:
@@ -392,15 +435,17 @@ def _multiply_parts(op: LinearOperator, v: Any) -> Any:
     if isinstance(op, BlockDiagonalOperator):
         parts, restore = parts_of(v, op.domain_shape)
         return restore([block.multiply(part) for block, part in zip(op._ready, parts, strict=True)])
-    if not (isinstance(v, (tuple, list)) and len(v) == 2):
+    if not (isinstance(v, (tuple, list)) and len(v) == 2 and all(map(is_array, v))):
         return None
     weights, bias = v
+    if not (weights.ndim and bias.ndim):
+        return None
     backend = op.backend
     out = 0 if isinstance(op.domain_shape, OutIn) else weights.ndim - 1
     like = weights if _is_sharded(weights) else bias
     placed = backend.split_along(weights, out, like), backend.split_along(bias, 0, like)
     matrix, restore_pair = join_pair(placed, op.domain_shape, op.range_shape, "v")
-    made = restore_pair(_multiply(op, op._as_input(matrix, "v"), None))
+    made = restore_pair(_multiply(whole(op), op._as_input(matrix, "v"), None))
     return as_kind(type(v), map(backend.place_like, made, v))
 
 
