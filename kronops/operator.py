@@ -271,7 +271,8 @@ class LinearOperator(Collection, ABC):
 
     def __dask_tokenize__(self) -> str:
         """A name in Dask's graphs of its own; to Dask a matrix and its transpose look the same."""
-        return self.__dict__.setdefault("_token", os.urandom(16).hex())
+        token: str = self.__dict__.setdefault("_token", os.urandom(16).hex())
+        return token
 
     def matvec(self, x: Array) -> Array:
         """``op x`` for ``x`` of shape ``(n,)`` or ``(n, 1)``, as SciPy has it."""
@@ -308,15 +309,8 @@ class LinearOperator(Collection, ABC):
         array([[2., 2.],
                [2., 2.]])
         """
-        given: Any = v
-        if self.backend.shards:
-            made = self._algebra.multiply_sharded(self, given)
-            if made is not None:
-                return made
-        if is_array(given) and tuple(given.shape) == self.shape[1:]:  # flat, and so is the result
-            return self._apply(given)
-        flat, restore = flatten(given, self.domain_shape, self.range_shape)
-        return restore(self._apply(flat))
+        made: Vector = self._multiply(v)
+        return made
 
     def multiply_inverse(self, v: Vector) -> Vector:
         """``op⁻¹`` times the structured vector ``v``; factorisations are kept for the next call."""
@@ -383,7 +377,7 @@ class LinearOperator(Collection, ABC):
         """
         if refine:
             return self._kept_refined_inverse
-        original = self.__dict__.get("_original", lambda: None)()
+        original: LinearOperator | None = self.__dict__.get("_original", lambda: None)()
         if original is not None:
             return original
         made = self._whole._kept_inverse
@@ -1066,7 +1060,7 @@ class LinearOperator(Collection, ABC):
         return self.backend.schur(self._to_dense())
 
     @cached
-    def _densified(self) -> Any:
+    def _densified(self) -> LinearOperator:
         if self.shape[0] * self.shape[1] > 10**8:
             raise ValueError(
                 f"{type(self).__name__} {self.shape}: no identity gives this from its structure, "
@@ -1105,7 +1099,7 @@ class LinearOperator(Collection, ABC):
         return made
 
     @property
-    def _whole(self) -> Any:
+    def _whole(self) -> LinearOperator:
         """The operator with arrays that are whole on one device of this process, for what needs it.
 
         Those that several devices hold are copied, once.
@@ -1127,6 +1121,15 @@ class LinearOperator(Collection, ABC):
 
     def _kind(self, leaf: Array) -> str:
         return self.backend.kind(leaf.dtype)
+
+    def _multiply(self, v: Any) -> Any:
+        """`multiply`, of a vector of any structure."""
+        if self.backend.shards and (made := self._algebra.multiply_sharded(self, v)) is not None:
+            return made
+        if is_array(v) and tuple(v.shape) == self.shape[1:]:  # flat, and so is the result
+            return self._apply(v)
+        flat, restore = flatten(v, self.domain_shape, self.range_shape)
+        return restore(self._apply(flat))
 
     def _apply(self, x: Any, name: str = "x") -> Array:
         if not self.backend.is_plain(x, self.device):

@@ -52,9 +52,8 @@ class SentOperator:
 
     def __sizeof__(self) -> int:
         """About the bytes of its arrays, by which schedulers judge whether to move it."""
-        return object.__sizeof__(self) + sum(
-            leaf.size * leaf.dtype.itemsize for leaf in tree.leaves(self.op)
-        )
+        arrays = (int(leaf.size * leaf.dtype.itemsize) for leaf in tree.leaves(self.op))
+        return object.__sizeof__(self) + sum(arrays)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         buffers: list[Any] = []

@@ -55,7 +55,8 @@ def map_leaves(value: T, function: Callable[[Array], Array]) -> T:
     """``value`` with ``function`` applied to every array; nothing is checked again."""
     if _has_fields(value):
         return map_parts(value, function, lambda child: map_leaves(child, function))
-    return _map_content(value, function, lambda child: map_leaves(child, function))
+    made: T = _map_content(value, function, lambda child: map_leaves(child, function))
+    return made
 
 
 def map_parts(value: T, of_array: Callable[[Any], Any], of_child: Callable[[Any], Any]) -> T:
@@ -83,7 +84,7 @@ def _map_content(
 
 def rebuild(kind: type[T], fields: dict[str, Any]) -> T:
     """An instance of a frozen dataclass from its fields as they are."""
-    made: Any = object.__new__(kind)
+    made = object.__new__(kind)
     for name, content in fields.items():
         object.__setattr__(made, name, content)
     return made

@@ -69,7 +69,9 @@ class InChannels(tuple[int, ...]):
 
 def in_layout(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     """``shape``, marked where its vectors are PyTorch's weights or depthwise kernels."""
-    return {"in,out": tuple, "out,in": OutIn, "in,channels": InChannels}[layout](shape)
+    kinds: dict[str, type[tuple[int, ...]]]
+    kinds = {"in,out": tuple, "out,in": OutIn, "in,channels": InChannels}
+    return kinds[layout](shape)
 
 
 def as_layout(layout: str) -> str:

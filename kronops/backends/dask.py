@@ -110,7 +110,8 @@ class DaskBackend(Backend):
 
     def persist(self, parts: Sequence[Any], **options: Any) -> Sequence[Any]:
         """By one graph as it is: Dask's optimisation would forget which tasks go first."""
-        return dask.persist(*parts, optimize_graph=False, **options)
+        made: Sequence[Any] = dask.persist(*parts, optimize_graph=False, **options)
+        return made
 
     def deferred(self, factorise: Callable[[Array], Any], matrix: Array) -> DeferredFactorisation:
         """One task, of which others make solutions; large ones go first."""
@@ -252,7 +253,8 @@ def _of_whole(function: str, arrays: Any, *forms: Any, **options: Any) -> tuple[
 def _first_if_large(matrix: Array) -> AbstractContextManager[Any]:
     """Tasks that take longest begin first: then workers end at about the same time."""
     operations = math.prod(matrix.shape) * min(matrix.shape) if matrix.ndim == 2 else 0
-    return dask.annotate(priority=operations)
+    made: AbstractContextManager[Any] = dask.annotate(priority=operations)
+    return made
 
 
 def _parts_of(made: Any, like: Array, *forms: Any) -> tuple[Array, ...]:

@@ -173,7 +173,9 @@ def _without_mesh() -> AbstractContextManager[Any]:
     current = getattr(jax.sharding, "get_abstract_mesh", None)  # of a JAX with sharding in types
     if current is None or current().empty:
         return contextlib.nullcontext()
-    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
+    nowhere = jax.sharding.AbstractMesh((), ())
+    made: AbstractContextManager[Any] = jax.sharding.use_abstract_mesh(nowhere)
+    return made
 
 
 def place(array: Array, sharding: NamedSharding) -> Array:

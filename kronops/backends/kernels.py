@@ -83,7 +83,8 @@ class Kernel:
                     _LOG.warning("%s", self._notice)
                 dispatcher.compile(signature)
                 dispatcher.disable_compile()
-        return dispatcher
+        loop: Loop = dispatcher
+        return loop
 
     @property
     def _notice(self) -> str:

@@ -354,7 +354,8 @@ def _is_eager() -> bool:
 
 def _no_autocast(kind: str) -> contextlib.AbstractContextManager[Any]:
     if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
+        made: contextlib.AbstractContextManager[Any] = torch.autocast(kind, enabled=False)
+        return made
     return _NOTHING
 
 

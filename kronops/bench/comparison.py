@@ -104,7 +104,7 @@ def run(
 def share_of_roof(made: dict[str, Any], peaks: dict[str, float]) -> float:
     """The least time that arithmetic and memory allow, by ours."""
     limit = max(made["flops"] / peaks[made["dtype"]], made["copy seconds"])
-    return limit / made["seconds"]["minimum"]
+    return float(limit / made["seconds"]["minimum"])
 
 
 def prepared(

@@ -165,7 +165,7 @@ class AffineLayer(Estimator):
 
     def _uses(self, a: Array) -> int:
         """How many rows of the input moment each example has, from what `_rows` gives."""
-        return a.shape[0] * a.shape[1]
+        return int(a.shape[0] * a.shape[1])
 
     def _kept(self, method: str) -> Any:
         if method != "ekfac" or not self._kinds:

@@ -192,7 +192,9 @@ class Estimator(ABC):
         """
         damping = as_nonnegative(damping, "damping")
         as_choice(method, "method", ("factored", "exact", "ekfac"))
-        return self._damped(self._kept(method), damping, method, self._as_pi(pi))
+        kept = self._kept(method)
+        made: LinearOperator = self._damped(kept, damping, method, self._as_pi(pi))
+        return made
 
     def damping_gap(self, damping: float, pi: Pi = "trace") -> float:
         """How far the factored damping is from the exact one, relative to what is exact.

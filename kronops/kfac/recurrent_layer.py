@@ -10,7 +10,6 @@ from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.kfac.batches import append_one, as_choice, as_count, as_pair
 from kronops.kfac.diagnostics import Spectrum
-from kronops.kfac.eigenvalues import Eigenvalues
 from kronops.kfac.estimator import Batch, Estimator, Pi
 from kronops.kfac.moving_average import Arrays
 
@@ -114,9 +113,7 @@ class RecurrentLayer(Estimator):
         """None: the bases of a series are not orthogonal."""
         return None
 
-    def _updated_eigenvalues(
-        self, batch: Batch, decay: float | None, weight: float
-    ) -> Eigenvalues | None:
+    def _updated_eigenvalues(self, batch: Batch, decay: float | None, weight: float) -> Any:
         return self._kept("ekfac")
 
     def _kept(self, method: str) -> Any:

@@ -19,7 +19,7 @@ from kronops.operators.scaled import identity_multiple
 from kronops.operators.stacked_factorisation import factorise_together
 from kronops.operators.stacked_products import Run, runs
 from kronops.scalars import Scalar
-from kronops.vectors import Shape, Vector, flatten_each
+from kronops.vectors import Shape, flatten_each
 
 __all__ = ["BlockDiagonalOperator", "block_diag"]
 
@@ -123,10 +123,10 @@ class BlockDiagonalOperator(LinearOperator):
         factorise_together(b.base if isinstance(b, InverseOperator) else b for b in self.operators)
         return self.operators
 
-    def multiply(self, v: Vector) -> Vector:
-        """``op`` times the structured vector ``v``; of blocks, each block by itself."""
+    def _multiply(self, v: Any) -> Any:
+        """Of structured vectors each block by itself."""
         if is_array(v):
-            return super().multiply(v)
+            return super()._multiply(v)
         if self.backend.shards and (made := self._algebra.multiply_sharded(self, v)) is not None:
             return made
         flats, restore = flatten_each(v, self.domain_shape, self.range_shape)

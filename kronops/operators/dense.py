@@ -177,13 +177,14 @@ class DenseOperator(LinearOperator):
     def _solver(self) -> Factorisation | AdjointFactorisation | RefinedInverse:
         if RefinedInverse.serves(self.matrix, self._condition):
             return RefinedInverse(self.matrix, self._factorisation.inverse())
-        return self._factorisation
+        made: Factorisation = self._factorisation
+        return made
 
     @cached
     def _condition(self) -> float:
         """An estimate of the condition number, of a matrix not too near to a singular one."""
         if self._untracked is self and self.backend.values(self.matrix) is not None:
-            return self._factorisation.check_condition(self.matrix, self._label)
+            return float(self._factorisation.check_condition(self.matrix, self._label))
         return math.inf  # nobody knows
 
     @property
@@ -229,7 +230,8 @@ class DenseOperator(LinearOperator):
             _ = self._untracked._determinant  # for its warnings
         elif "_condition" not in self.__dict__ and self.backend.values(self.matrix) is not None:
             self._factorisation.check_condition(self.matrix, self._label, refuse=False)
-        return self._factorisation.slogdet()
+        sign, logabsdet = self._factorisation.slogdet()
+        return sign, logabsdet
 
     @cached
     def _spectrum(self) -> tuple[Array, Array]:

@@ -127,7 +127,8 @@ class IdentityOperator(LinearOperator):
         kept = self._real_number(1.0) > cutoff  # beside larger blocks, one may be nothing
         if self.backend.values(kept) is not None:
             return self if bool(kept) else 0.0 * self
-        return self * self.backend.xp.where(kept, 1.0, 0.0)
+        made: LinearOperator = self * self.backend.xp.where(kept, 1.0, 0.0)
+        return made
 
     def _eigenbasis(self) -> tuple[Array, LinearOperator]:
         return self.backend.xp.abs(self._diagonal()), self

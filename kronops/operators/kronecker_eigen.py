@@ -167,11 +167,12 @@ class KroneckerEigenOperator(LinearOperator):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self._definition.shape
+        rows, columns = self._definition.shape
+        return rows, columns
 
     @property
     def domain_shape(self) -> tuple[int, ...]:
-        return self._definition.domain_shape
+        return tuple(self._definition.domain_shape)
 
     @property
     def hermitian(self) -> bool:
@@ -207,7 +208,8 @@ class KroneckerEigenOperator(LinearOperator):
         if self.inverted and isinstance(self.base, KroneckerOperator):
             return self.from_shift(self.base, self.shift)
         if self.inverted:  # a Kronecker sum holds its shift itself
-            return self.base._shifted(self.shift)
+            shifted: LinearOperator = self.base._shifted(self.shift)
+            return shifted
         spectrum.check_condition(self._untracked._flat, self.base is not None, self._label)
         if self.base is not None:
             return self.from_shift(self.base, self.shift, inverted=True)

@@ -210,7 +210,7 @@ class LowRankUpdateOperator(LinearOperator):
         except LinAlgError:
             return math.inf
         growth = xp.matmul(xp.abs(inverse), xp.abs(one) + xp.abs(matrix - one))
-        return float(xp.linalg.trace(xp.matmul(growth, growth))) ** 0.5
+        return math.sqrt(xp.linalg.trace(xp.matmul(growth, growth)))
 
     def _check_cancellation(self, refuse: bool = True) -> None:
         if self.backend.values(self._capacitance.matrix) is None:

@@ -73,15 +73,15 @@ class ScaledOperator(LinearOperator):
         return rescale(self.base._apply_last(x), [self.scalar])
 
     def _adjoint(self) -> LinearOperator:
-        return self.base.H * conjugate(self.scalar)
+        return _multiple(self.base.H, conjugate(self.scalar))
 
     def _transpose(self) -> LinearOperator:
-        return self.base.T * self.scalar
+        return _multiple(self.base.T, self.scalar)
 
     def _inverse(self) -> LinearOperator:
         if self._is_zero:
             raise LinAlgError("0 times an operator is singular: there is no inverse")
-        return self.base.inverse() * (1 / self.scalar)
+        return _multiple(self.base.inverse(), 1 / self.scalar)
 
     def _slogdet(self) -> tuple[Array, Array]:
         sign, logabsdet = self.base._slogdet()
@@ -138,7 +138,7 @@ class ScaledOperator(LinearOperator):
     def _pinv(self, cutoff: Array) -> LinearOperator:
         if self._is_zero:
             return self.H
-        return self.base._pinv(cutoff / abs(self.scalar)) * (1 / self.scalar)
+        return _multiple(self.base._pinv(cutoff / abs(self.scalar)), 1 / self.scalar)
 
     def _power(self, p: float) -> LinearOperator:
         if self._is_zero and p < 0:
@@ -146,12 +146,12 @@ class ScaledOperator(LinearOperator):
         if isinstance(self.base, DenseOperator):
             return self._densified.power(p)
         if p.is_integer() or self._is_positive:
-            return self.base.power(p) * scalar_power(self.scalar, p)
+            return _multiple(self.base.power(p), scalar_power(self.scalar, p))
         return super()._power(p)
 
     def _expm(self) -> LinearOperator:
         if isinstance(self.base, IdentityOperator):
-            return self.base * scalar_exp(self.scalar)
+            return _multiple(self.base, scalar_exp(self.scalar))
         return super()._expm()
 
     def _logm(self) -> LinearOperator:
@@ -162,14 +162,14 @@ class ScaledOperator(LinearOperator):
     def _cholesky(self) -> LinearOperator:
         if not self._is_positive:
             return super()._cholesky()
-        return self.base.cholesky() * scalar_power(real_if_real(self.scalar), 0.5)
+        return _multiple(self.base.cholesky(), scalar_power(real_if_real(self.scalar), 0.5))
 
     def _root(self) -> LinearOperator:
         if self._is_zero:
             return self
         if not self._is_positive:
             return super()._root()
-        return self.base._root() * scalar_power(real_if_real(self.scalar), 0.5)
+        return _multiple(self.base._root(), scalar_power(real_if_real(self.scalar), 0.5))
 
     @cached
     def _schur_form(self) -> tuple[Array, Array]:
@@ -196,7 +196,7 @@ class ScaledOperator(LinearOperator):
         plain = not is_array(self.scalar) and not is_array(scalar)
         if plain and (self._is_zero or not math.isfinite(abs(scalar / self.scalar))):
             return super()._shifted(scalar)
-        return self.base._shifted(scalar / self.scalar) * self.scalar
+        return _multiple(self.base._shifted(scalar / self.scalar), self.scalar)
 
     def _account(self, operation: str, columns: int) -> Account:
         identities = {
@@ -221,6 +221,11 @@ class ScaledOperator(LinearOperator):
         if scalar is None:
             return is_real(self.scalar)
         return is_real(scalar) and bool(scalar > 0)
+
+
+def _multiple(op: LinearOperator, scalar: Scalar) -> LinearOperator:
+    made: LinearOperator = op * scalar
+    return made
 
 
 def identity_multiple(op: LinearOperator) -> Scalar | None:

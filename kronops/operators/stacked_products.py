@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from kronops.operators.inverse import InverseOperator
 
 __all__ = ["Run", "runs"]
 
+Form = tuple[object, ...] | None
 FEWEST, LARGEST = 4, 64  # blocks, rows: where one product is faster than many
 
 
@@ -46,8 +46,7 @@ class Run(NamedTuple):
 def runs(operators: Iterable[LinearOperator]) -> tuple[Run, ...]:
     """Block-diagonal operators as few products: small matrices that lie side by side are one."""
     found: list[Run] = []
-    for form, group in itertools.groupby(operators, _form):
-        blocks = list(group)
+    for form, blocks in _neighbours(operators):
         stacks = _stacked(blocks) if form is not None and len(blocks) >= FEWEST else None
         if stacks is None:
             found += [Run(block.shape[1], block) for block in blocks]
@@ -56,7 +55,18 @@ def runs(operators: Iterable[LinearOperator]) -> tuple[Run, ...]:
     return tuple(found)
 
 
-def _form(op: LinearOperator) -> tuple[object, ...] | None:
+def _neighbours(operators: Iterable[LinearOperator]) -> list[tuple[Form, list[LinearOperator]]]:
+    """Blocks of one form that follow each other; not by `itertools`, for ``torch.compile``."""
+    groups: list[tuple[Form, list[LinearOperator]]] = []
+    for op in operators:
+        form = _form(op)
+        if not groups or groups[-1][0] != form:
+            groups.append((form, []))
+        groups[-1][1].append(op)
+    return groups
+
+
+def _form(op: LinearOperator) -> Form:
     """What blocks of one stack have in common; None for an operator that is in none."""
     base = op.base if isinstance(op, InverseOperator) else op
     if not isinstance(base, DenseOperator) or not 0 < math.prod(base.shape) <= LARGEST**2:

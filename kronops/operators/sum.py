@@ -153,11 +153,11 @@ class SumOperator(LinearOperator):
         return self._closed or self._diagonalised
 
     @cached
-    def _densified(self) -> Any:
+    def _densified(self) -> LinearOperator:
         """The sum as an operator that has all functions: the same where its bases are unitary."""
         if self._structure is not None and not isinstance(self._structure, CongruentOperator):
             return self._structure
-        return LinearOperator._densified.function(self)
+        return super()._densified
 
     @cached
     def _size(self) -> float:
@@ -234,5 +234,5 @@ class SumOperator(LinearOperator):
         return f"the sum of Kronecker products {self.shape}"
 
     @staticmethod
-    def _total(parts: list[Any]) -> Any:
+    def _total(parts: list[LinearOperator]) -> LinearOperator:
         return functools.reduce(operator.add, parts)

@@ -299,7 +299,8 @@ def _to_numpy(array: Array) -> np.ndarray[Any, Any]:
 
 
 def _magnitudes(array: Array) -> Cells:
-    return np.abs(_to_numpy(array)).astype(np.float64)
+    made: np.ndarray[Any, np.dtype[np.float64]] = np.abs(_to_numpy(array)).astype(np.float64)
+    return made
 
 
 def _edges(size: int) -> list[tuple[int, int]]:

@@ -83,15 +83,18 @@ class ParameterOperator:
 
     def multiply(self, v: Vector) -> Vector:
         """``F v``, a pytree like ``v``."""
-        return self._map(self.operator.multiply, v)
+        made: Vector = self._map(self.operator.multiply, v)
+        return made
 
     def multiply_inverse(self, v: Vector) -> Vector:
         """``F⁻¹ v``, a pytree like ``v``."""
-        return self._map(self.operator.multiply_inverse, v)
+        made: Vector = self._map(self.operator.multiply_inverse, v)
+        return made
 
     def multiply_power(self, v: Vector, p: float) -> Vector:
         """``Fᵖ v``, a pytree like ``v``."""
-        return self._map(lambda named: self.operator.multiply_power(named, p), v)
+        made: Vector = self._map(lambda named: self.operator.multiply_power(named, p), v)
+        return made
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
         """For JAX: the operator."""

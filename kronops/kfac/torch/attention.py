@@ -64,7 +64,7 @@ class Projection(Dense):
 
     def examples_in(self, inputs: Tensor, axis: int) -> int:
         """The second axis."""
-        return inputs.shape[1]
+        return int(inputs.shape[1])
 
     def _by_example(self, x: Tensor, examples: Examples, axes: int) -> Tensor:
         return super()._by_example(x.movedim(1, 0), Examples(examples.count), axes)

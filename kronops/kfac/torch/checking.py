@@ -112,7 +112,7 @@ def _precise(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 
 def _eps(batch: tuple[Tensor, Tensor]) -> float:
     """Of the coarser precision, which products in single precision may not have been given."""
-    eps = max(torch.finfo(x.dtype).eps for x in batch if x.is_floating_point())
+    eps: float = max(torch.finfo(x.dtype).eps for x in batch if x.is_floating_point())
     return eps if eps < torch.finfo(torch.float32).eps else max(eps, _eps_of_products())
 
 

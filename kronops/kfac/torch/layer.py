@@ -142,7 +142,7 @@ class Layer(ABC):
 
     def examples_in(self, inputs: Tensor, axis: int) -> int:
         """How many examples the inputs are of, where nothing else tells."""
-        return inputs.shape[axis if axis < inputs.ndim - self.input_axes else 0]
+        return int(inputs.shape[axis if axis < inputs.ndim - self.input_axes else 0])
 
     def kept(self, inputs: Tensor) -> Tensor:
         """What is kept of the inputs until the gradients are there."""
