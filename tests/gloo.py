@@ -23,8 +23,10 @@ def main(rank: int, port: int) -> None:
     try:
         estimators_are_summed(rank)
         vectors_in_shards()
+        dist.barrier()
     finally:
         dist.destroy_process_group()
+    os._exit(0)  # gloo's threads have been seen to abort a process that ends as others do
 
 
 def estimators_are_summed(rank: int) -> None:

@@ -172,7 +172,8 @@ class KroneckerEigenOperator(LinearOperator):
 
     @property
     def domain_shape(self) -> tuple[int, ...]:
-        return tuple(self._definition.domain_shape)
+        shape: tuple[int, ...] = self._definition.domain_shape  # which knows its layout
+        return shape
 
     @property
     def hermitian(self) -> bool:
