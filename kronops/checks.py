@@ -29,6 +29,8 @@ def as_inexact(array: Any, name: str, like: Any = None) -> Array:
         advice = "for example numpy.asarray"
         if nested:
             advice = "give arrays and operators one by one"
+        elif isinstance(array, dict):
+            advice = "blocks by name are BlockDiagonalOperator's"
         elif hasattr(array, "shape"):
             advice = "or, of another library's operator, kronops.aslinearoperator(…)"
         raise TypeError(f"{name} is a {type(array).__name__}: an array is needed, {advice}")

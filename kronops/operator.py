@@ -1148,7 +1148,7 @@ class LinearOperator(Collection, ABC):
             return self._matmat(x)
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, the operator {self.shape}: "
-            f"({n},) or (..., {n}, k) would do" + self._hint(x) + self._drawn(x)
+            f"({n},) or (..., {n}, k) would do" + self._hint(x, name) + self._drawn(x)
         )
 
     def _apply_rows(self, x: Array) -> Array:
@@ -1171,9 +1171,11 @@ class LinearOperator(Collection, ABC):
     def _drawn(self, x: Array) -> str:
         return joined(self.shape, 1, "@", tuple(x.shape), max(x.ndim - 2, 0)) if x.ndim else ""
 
-    def _hint(self, x: Array) -> str:
-        fits = tuple(x.shape) == self.domain_shape
-        return "; op.multiply takes it as it is" if fits else ""
+    def _hint(self, x: Array, name: str) -> str:
+        if tuple(x.shape) != self.domain_shape:
+            return ""
+        right_side = name == "b"  # of solve or lstsq
+        return "; b.reshape(-1) would do" if right_side else "; op.multiply takes it as it is"
 
     def _as_input(self, x: Any, name: str) -> Array:
         backend = self.backend

@@ -190,8 +190,11 @@ def plan(
     flops = flops / 4 if str(dtype).startswith("complex") else flops  # of real numbers
     machine = _Machine(count, memory, bandwidth, flops, local_bandwidth, disk, itemsize)
     if isinstance(shapes, Mapping):
-        layers = {str(name): _pairs(sizes) for name, sizes in shapes.items()}
-        what = f"K-FAC of {len(layers)} layers ({dtype}), {count} device{'s' * (count > 1)}"
+        layers = {str(k): _pairs(sizes, f"shapes[{k!r}]") for k, sizes in shapes.items()}
+        what = (
+            f"K-FAC of {len(layers)} layer{'s' * (len(layers) > 1)} ({dtype}), "
+            f"{count} device{'s' * (count > 1)}"
+        )
         return Prediction(what, tuple(_of_layers(layers, columns, machine)))
     pairs = _pairs(shapes)
     n = math.prod(size for _, size in pairs)
@@ -202,15 +205,17 @@ def plan(
     return Prediction(what, tuple(_of_product(pairs, columns, machine)))
 
 
-def _pairs(shapes: Iterable[Any]) -> tuple[tuple[int, int], ...]:
+def _pairs(shapes: Any, name: str = "shapes") -> tuple[tuple[int, int], ...]:
+    if not isinstance(shapes, Iterable):
+        raise TypeError(f"{name} is a {type(shapes).__name__}: a list of sizes or pairs is needed")
     made = []
     for index, shape in enumerate(shapes):
         pair = tuple(shape) if isinstance(shape, (tuple, list)) else (shape, shape)
         if len(pair) != 2:
-            raise ValueError(f"shapes[{index}] = {shape!r}: a size or a pair would do")
-        made.append(tuple(as_integer(size, f"shapes[{index}]", least=1) for size in pair))
+            raise ValueError(f"{name}[{index}] = {shape!r}: a size or a pair would do")
+        made.append(tuple(as_integer(size, f"{name}[{index}]", least=1) for size in pair))
     if not made:
-        raise ValueError("shapes is empty: the size of one factor at least is needed")
+        raise ValueError(f"{name} is empty: the size of one factor at least is needed")
     return tuple(made)  # type: ignore[arg-type]
 
 

@@ -215,6 +215,22 @@ REFUSED = {
     "a list of lists of arrays": (lambda: kron([I2, I3]), TypeError, "arrays and operators one by"),
     "an operator as an array": (lambda: np.asarray(K), TypeError, "op.to_dense.. gives its matrix"),
     "a matrix for @": (lambda: K @ np.ones((3, 2)).T, ValueError, "op.multiply takes it as it is"),
+    "a matrix for solve": (
+        lambda: K.solve(np.ones((3, 2)).T),
+        ValueError,
+        r"b.reshape\(-1\) would do",
+    ),
+    "a dict for block_diag": (
+        lambda: kronops.block_diag({"a": I2}),
+        TypeError,
+        "blocks by name are BlockDiagonalOperator's",
+    ),
+    "a size to plan": (lambda: kronops.plan(9), TypeError, "shapes is a int: a list of sizes"),
+    "a size to plan for a layer": (
+        lambda: kronops.plan({"a": 9}),
+        TypeError,
+        r"shapes\['a'\] is a int: a list of sizes",
+    ),
     "a dtype that is none": (
         lambda: K.astype("double-float"),
         ValueError,
