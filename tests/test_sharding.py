@@ -122,6 +122,9 @@ class TestExplain:
             ({"x": 4}, ("y",), "the names \\['x'\\] or tuples of them would do"),
             ({"x": 4}, ("x", "x"), "each name once"),
             ({"x": 4}, (None, None, "x"), "with 2 axes"),
+            ({"x": 0}, None, r"mesh\['x'\] = 0: an integer ≥ 1"),
+            ({"x": 2.5}, None, r"mesh\['x'\] = 2.5: an integer ≥ 1"),
+            ({"x": "2"}, None, r"mesh\['x'\] = '2': an integer ≥ 1"),
         ],
     )
     def test_what_does_not_fit(self, mesh, spec, words):
