@@ -327,7 +327,7 @@ def as_mesh(mesh: Any) -> Mesh:
             f"sizes of its axes, would do"
         )
     for name, size in shape.items():
-        if not (isinstance(size, numbers.Integral) and size >= 1):
+        if not (isinstance(size, numbers.Integral) and int(size) >= 1):
             raise ValueError(f"mesh[{name!r}] = {size!r}: an integer ≥ 1 would do")
     return tuple((str(name), int(size)) for name, size in shape.items())
 
