@@ -117,8 +117,12 @@ def _columns(thing: Any, methods: tuple[str, str], x: Array) -> Array:
         return of_matrix(x)
     if of_vector is None:
         raise NotImplementedError
-    xp = backend_of(x).xp
-    return xp.stack([of_vector(x[:, k]) for k in range(x.shape[1])], axis=1)
+    columns = [of_vector(x[:, k]) for k in range(x.shape[1])]
+    for column in columns:
+        if not is_array(column) or column.ndim != 1:
+            said = f"shape {tuple(column.shape)}" if is_array(column) else type(column).__name__
+            raise TypeError(f"matvec of {type(thing).__name__} gave {said}: an array (m,) would do")
+    return backend_of(x).xp.stack(columns, axis=1)
 
 
 class _Scipy(_Products):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kronops.explaining import quantity
-from kronops.scalars import as_integer
+from kronops.scalars import as_integer, as_nonnegative
 from kronops.sharding import Layout, Mesh, ShardedPlan, Task, plan_sharded, split
 
 __all__ = ["Prediction", "Strategy", "plan"]
 
 _BYTES = {"bfloat16": 2}  # of dtypes that NumPy lacks
+_MOST_DEVICES = 10**9
+_MOST_NUMBERS = 10**60  # in vectors: what is computed from them stays within floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +156,11 @@ def plan(
     Raises
     ------
     ValueError
-        A size, count or rate is not positive.
+        A size, count or rate is not positive and finite; more than 10⁹ devices.
+    TypeError
+        What is no size, rate or floating dtype.
+    OverflowError
+        Vectors of more than 10⁶⁰ numbers.
 
     Notes
     -----
@@ -179,24 +185,31 @@ def plan(
     out of core              9.28   8.6 GB  17.2 GB                1   yes
     """
     count = as_integer(devices, "devices", least=1)
+    if count > _MOST_DEVICES:
+        raise ValueError(f"devices = {count}: at most {_MOST_DEVICES} would do")
     columns = as_integer(vectors, "vectors", least=1)
-    for name, rate in {
+    rates = {
         "memory": memory, "bandwidth": bandwidth, "flops": flops,
         "local_bandwidth": local_bandwidth, "disk": disk,
-    }.items():  # fmt: skip
-        if not rate > 0:
-            raise ValueError(f"{name} = {rate}: a number > 0 would do")
-    itemsize = _BYTES.get(str(dtype)) or np.dtype(dtype).itemsize
-    flops = flops / 4 if str(dtype).startswith("complex") else flops  # of real numbers
+    }  # fmt: skip
+    memory, bandwidth, flops, local_bandwidth, disk = (
+        _positive(rate, name) for name, rate in rates.items()
+    )
+    itemsize, is_complex = _item(dtype)
+    flops = flops / 4 if is_complex else flops  # of real numbers
     machine = _Machine(count, memory, bandwidth, flops, local_bandwidth, disk, itemsize)
     if isinstance(shapes, Mapping):
-        layers = {str(k): _pairs(sizes, f"shapes[{k!r}]") for k, sizes in shapes.items()}
+        layers = {
+            str(name): _pairs(sizes, f"shapes[{name!r}]", columns) for name, sizes in shapes.items()
+        }
+        if not layers:
+            raise ValueError("shapes is empty: the sizes of one layer at least are needed")
         what = (
             f"K-FAC of {len(layers)} layer{'s' * (len(layers) > 1)} ({dtype}), "
             f"{count} device{'s' * (count > 1)}"
         )
         return Prediction(what, tuple(_of_layers(layers, columns, machine)))
-    pairs = _pairs(shapes)
+    pairs = _pairs(shapes, "shapes", columns)
     n = math.prod(size for _, size in pairs)
     what = (
         f"{' x '.join(str(size) for _, size in pairs)}: {n:.3g} numbers ({dtype}), {columns} "
@@ -205,18 +218,41 @@ def plan(
     return Prediction(what, tuple(_of_product(pairs, columns, machine)))
 
 
-def _pairs(shapes: Any, name: str = "shapes") -> tuple[tuple[int, int], ...]:
-    if not isinstance(shapes, Iterable):
+def _positive(rate: Any, name: str) -> float:
+    number = as_nonnegative(rate, name)
+    if not number > 0:
+        raise ValueError(f"{name} = {rate}: a number > 0 would do")
+    return float(number)
+
+
+def _item(dtype: Any) -> tuple[int, bool]:
+    """Bytes of a number, and whether it is complex."""
+    if str(dtype) in _BYTES:
+        return _BYTES[str(dtype)], False
+    try:
+        known = np.dtype(dtype)
+    except TypeError:
+        known = np.dtype(object)
+    if dtype is None or known.kind not in "fc":
+        raise TypeError(f"dtype = {dtype!r}: a floating one would do, such as 'float32'")
+    return known.itemsize, known.kind == "c"
+
+
+def _pairs(shapes: Any, name: str, columns: int) -> tuple[tuple[int, int], ...]:
+    if not hasattr(shapes, "__iter__"):
         raise TypeError(f"{name} is a {type(shapes).__name__}: a list of sizes or pairs is needed")
     made = []
     for index, shape in enumerate(shapes):
         pair = tuple(shape) if isinstance(shape, (tuple, list)) else (shape, shape)
         if len(pair) != 2:
             raise ValueError(f"{name}[{index}] = {shape!r}: a size or a pair would do")
-        made.append(tuple(as_integer(size, f"{name}[{index}]", least=1) for size in pair))
+        rows, size = (as_integer(number, f"{name}[{index}]", least=1) for number in pair)
+        made.append((rows, size))
     if not made:
         raise ValueError(f"{name} is empty: the size of one factor at least is needed")
-    return tuple(made)  # type: ignore[arg-type]
+    if columns * math.prod(max(pair) for pair in made) > _MOST_NUMBERS:
+        raise OverflowError(f"{name}: vectors of more than {_MOST_NUMBERS:.0e} numbers")
+    return tuple(made)
 
 
 # -- one Kronecker product -------------------------------------------------------------------------
@@ -250,7 +286,7 @@ def _split(
     axes = range(len(pairs))
     one = [(axis,) for axis in axes]
     two = [(i, k) for i in axes for k in axes if i < k]
-    first = max(d for d in range(1, math.isqrt(devices) + 1) if devices % d == 0)
+    first = next(d for d in range(math.isqrt(devices), 0, -1) if devices % d == 0)
     meshes: dict[str, tuple[Mesh, list[Any]]] = {
         "split along one axis": ((("x", devices),), one),
         "split along two axes": ((("x", devices // first), ("y", first)), two if first > 1 else []),
@@ -346,8 +382,9 @@ def balance(work: Mapping[Any, float], devices: int) -> list[list[Any]]:
     >>> balance({"a": 3, "b": 1, "c": 2, "d": 2}, 2)
     [['a', 'b'], ['c', 'd']]
     """
-    owned: list[list[Any]] = [[] for _ in range(devices)]
-    loads = [(0.0, device) for device in range(devices)]
+    busy = min(devices, max(len(work), 1))  # the others have nothing to do
+    owned: list[list[Any]] = [[] for _ in range(busy)]
+    loads = [(0.0, device) for device in range(busy)]
     for item in sorted(work, key=lambda item: -work[item]):
         load, device = heapq.heappop(loads)
         owned[device].append(item)

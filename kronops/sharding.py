@@ -14,6 +14,7 @@ import functools
 import heapq
 import itertools
 import math
+import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -325,6 +326,9 @@ def as_mesh(mesh: Any) -> Mesh:
             f"mesh is a {type(mesh).__name__}: a jax.sharding.Mesh, or a dict of the names and "
             f"sizes of its axes, would do"
         )
+    for name, size in shape.items():
+        if not (isinstance(size, numbers.Integral) and int(size) >= 1):
+            raise ValueError(f"mesh[{name!r}] = {size!r}: an integer ≥ 1 would do")
     return tuple((str(name), int(size)) for name, size in shape.items())
 
 

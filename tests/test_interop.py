@@ -281,12 +281,26 @@ def test_changes_afterwards_do_not_reach_it(kind, monkeypatch):
     np.testing.assert_array_equal(host(op), A)
 
 
-def test_a_product_that_is_the_vector_itself_is_copied():
-    class Same(Products):
-        matmat = staticmethod(lambda x: x)
+def test_a_product_that_the_other_library_keeps_is_copied():
+    kept = np.ones((3, 2))
 
-    x = np.ones((3, 2))
-    (aslinearoperator(Same(A), like=A) @ x)[0] = 7.0
+    class Same(Products):
+        matmat = staticmethod(lambda x: kept)
+
+    (aslinearoperator(Same(A), like=A) @ np.ones((3, 2)))[0] = 7.0
+    np.testing.assert_array_equal(kept, np.ones((3, 2)))
+
+
+def test_a_product_that_writes_into_its_vector_has_one_of_its_own():
+    def twice(x):
+        x *= 2.0
+        return x
+
+    theirs = sla.LinearOperator((3, 3), matvec=twice, matmat=twice, rmatmat=twice, dtype=float)
+    op, x = aslinearoperator(theirs), np.ones((3, 2))
+    np.testing.assert_array_equal((op + kronops.DenseOperator(np.eye(3))) @ x, np.full((3, 2), 3.0))
+    np.testing.assert_array_equal(op.H @ x, np.full((3, 2), 2.0))
+    np.testing.assert_array_equal(op @ x[:, 0], np.full(3, 2.0))
     np.testing.assert_array_equal(x, np.ones((3, 2)))
 
 
@@ -331,8 +345,11 @@ def test_what_is_no_operator(obj, words):
     [
         (lambda x: list(x), TypeError, "is a list: an array would do"),
         (lambda x: x[:2], ValueError, r"has shape \(2, 1\): \(3, 1\) would do"),
+        (lambda x: 1j * x, TypeError, "has dtype complex128, and the operator float64"),
+        (lambda x: x.astype(str), TypeError, "has dtype <U32, and the operator float64"),
+        (lambda x: np.ma.array(x, mask=x > 0), TypeError, "is a masked array"),
     ],
-    ids=["a list", "a short vector"],
+    ids=["a list", "a short vector", "complex", "words", "masked"],
 )
 def test_products_that_are_none(made, error, words):
     class Liar(Products):
@@ -340,6 +357,38 @@ def test_products_that_are_none(made, error, words):
 
     with pytest.raises(error, match=f"Liar {words}"):
         aslinearoperator(Liar(A), like=A) @ np.ones(3)
+
+
+@pytest.mark.parametrize(
+    "made, words",
+    [(lambda x: None, "NoneType"), (lambda x: x[:, None], r"shape \(3, 1\)")],
+    ids=["nothing", "a column"],
+)
+def test_products_with_vectors_that_are_none(made, words):
+    class Liar:
+        shape = (3, 3)
+        matvec = staticmethod(made)
+
+    with pytest.raises(TypeError, match=f"matvec of Liar gave {words}: an array"):
+        aslinearoperator(Liar(), like=A) @ np.ones(3)
+
+
+@pytest.mark.parametrize(
+    "shape, error, words",
+    [
+        (3, TypeError, r"is a int: \(m, n\) would do"),
+        ((-3, 3), ValueError, "= -3: an integer ≥ 0"),
+        ((3.7, 3), TypeError, "is a float: an integer ≥ 0"),
+    ],
+)
+def test_shapes_that_are_none(shape, error, words):
+    class Liar(Products):
+        shape = None
+
+    theirs = Liar(A)
+    theirs.shape = shape
+    with pytest.raises(error, match=f"Liar {words}"):
+        aslinearoperator(theirs, like=A)
 
 
 def test_it_stays_in_its_library():

@@ -122,6 +122,9 @@ class TestExplain:
             ({"x": 4}, ("y",), "the names \\['x'\\] or tuples of them would do"),
             ({"x": 4}, ("x", "x"), "each name once"),
             ({"x": 4}, (None, None, "x"), "with 2 axes"),
+            ({"x": 0}, None, r"mesh\['x'\] = 0: an integer ≥ 1"),
+            ({"x": 2.5}, None, r"mesh\['x'\] = 2.5: an integer ≥ 1"),
+            ({"x": "2"}, None, r"mesh\['x'\] = '2': an integer ≥ 1"),
         ],
     )
     def test_what_does_not_fit(self, mesh, spec, words):
@@ -183,6 +186,7 @@ class TestPrediction:
         real, complex_ = (kronops.plan([8, 8], dtype=d) for d in ("float64", "complex128"))
         assert complex_["out of core"].moved == 2 * real["out of core"].moved
         assert complex_["whole on each device"].seconds > 2 * real["whole on each device"].seconds
+        assert kronops.plan([8, 8], dtype=np.complex128).strategies == complex_.strategies
 
     def test_shows(self):
         made = kronops.plan([8, 12], devices=4)
@@ -194,17 +198,27 @@ class TestPrediction:
             made["elsewhere"]
 
     @pytest.mark.parametrize(
-        "arguments, words",
+        "arguments, error, words",
         [
-            ({"shapes": []}, "shapes is empty"),
-            ({"shapes": [(1, 2, 3)]}, r"shapes\[0\] = \(1, 2, 3\): a size or a pair"),
-            ({"shapes": [8], "devices": 0}, "devices"),
-            ({"shapes": [8], "bandwidth": 0.0}, "bandwidth = 0.0"),
+            ({"shapes": []}, ValueError, "shapes is empty"),
+            ({"shapes": {}}, ValueError, "shapes is empty: the sizes of one layer"),
+            ({"shapes": 8}, TypeError, "shapes is a int: a list"),
+            ({"shapes": {"first": 8}}, TypeError, r"shapes\['first'\] is a int: a list"),
+            ({"shapes": [(1, 2, 3)]}, ValueError, r"shapes\[0\] = \(1, 2, 3\): a size or a pair"),
+            ({"shapes": [10**30] * 12}, OverflowError, r"shapes: vectors of more than 1e\+60"),
+            ({"devices": 0}, ValueError, "devices = 0"),
+            ({"devices": 10**30}, ValueError, "at most 1000000000 would do"),
+            ({"bandwidth": 0.0}, ValueError, "bandwidth = 0.0"),
+            ({"memory": float("inf")}, ValueError, "memory = inf: a finite number"),
+            ({"flops": "fast"}, TypeError, "flops is a str"),
+            ({"dtype": "int8"}, TypeError, "dtype = 'int8': a floating one would do"),
+            ({"dtype": {}}, TypeError, "dtype = {}: a floating one would do"),
+            ({"dtype": "single?"}, TypeError, "dtype = 'single\\?': a floating one would do"),
         ],
     )
-    def test_refuses(self, arguments, words):
-        with pytest.raises(ValueError, match=words):
-            kronops.plan(**arguments)
+    def test_refuses(self, arguments, error, words):
+        with pytest.raises(error, match=words):
+            kronops.plan(**{"shapes": [8], **arguments})
 
 
 # -- two processes of two devices each -------------------------------------------------------------

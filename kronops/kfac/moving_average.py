@@ -144,7 +144,14 @@ def _summed(reduce: Callable[[Array], Any], array: Array) -> Array:
     """What ``reduce`` gives for a copy, or has made of it."""
     copied = backend_of(array).copy(array)
     made = reduce(copied)
-    return made if is_array(made) else copied
+    if not is_array(made):
+        return copied
+    if made.shape != array.shape or made.dtype != array.dtype:
+        raise ValueError(
+            f"reduce gave shape {tuple(made.shape)} in {made.dtype} for {tuple(array.shape)} in "
+            f"{array.dtype}: the sum over all processes has the same of both"
+        )
+    return made
 
 
 def _check_alike(name: str, total: Array, other: Array) -> None:

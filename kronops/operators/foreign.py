@@ -12,6 +12,7 @@ from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.explaining import Account
 from kronops.operator import LinearOperator
+from kronops.scalars import as_integer
 from kronops.vectors import Shape
 
 __all__ = ["ForeignOperator", "Source"]
@@ -37,7 +38,12 @@ class Source(ABC):
     @property
     def shape(self) -> tuple[int, ...]:
         """``(m, n)``; whatever else is refused when the operator is made."""
-        return tuple(map(int, self.thing.shape))
+        sizes = self.thing.shape
+        if not isinstance(sizes, (tuple, list)):
+            raise TypeError(
+                f"the shape of {self.name} is a {type(sizes).__name__}: (m, n) would do"
+            )
+        return tuple(as_integer(size, f"the shape of {self.name}") for size in sizes)
 
     @property
     def domain_shape(self) -> tuple[int, ...]:
@@ -169,9 +175,10 @@ class ForeignOperator(LinearOperator):
         if 0 in x.shape or not size:
             shape = (*x.shape[:-2], size, x.shape[-1])
             return xp.zeros(shape, dtype=dtype, device=self.device)
-        rolled = xp.moveaxis(xp.astype(x, dtype, copy=False), -2, 0)
+        # A copy, for it is another's product that sees it, and may write to it.
+        rolled = xp.moveaxis(xp.astype(x, dtype, copy=True), -2, 0)
         made = product(self._thing(dtype), xp.reshape(rolled, (rolled.shape[0], -1)))
-        self._check(made, size, rolled)
+        made = self._checked(made, size, rolled)
         made = xp.reshape(xp.astype(made, dtype, copy=True), (size, *rolled.shape[1:]))
         return xp.moveaxis(made, 0, -2)
 
@@ -192,8 +199,8 @@ class ForeignOperator(LinearOperator):
         ]
         return self.source.of(cast)
 
-    def _check(self, made: Any, size: int, x: Array) -> None:
-        """Refuse what is no product: of another library, or of another shape."""
+    def _checked(self, made: Any, size: int, x: Array) -> Array:
+        """A plain array; what is no product is refused: of another library, kind or shape."""
         what = f"a product of {self.source.name}"
         if not is_array(made):
             raise TypeError(f"{what} is a {type(made).__name__}: an array would do")
@@ -202,9 +209,17 @@ class ForeignOperator(LinearOperator):
                 f"{what} is an array of {backend_of(made).name}, not of {self.home}: "
                 f"aslinearoperator(…, like=array) says which arrays it takes"
             )
+        made = self.backend.plain(made, what)
+        kind = self.backend.kind(made.dtype)
+        if kind == "other" or (kind == "complex floating" and not self._complex):
+            raise TypeError(
+                f"{what} has dtype {made.dtype}, and the operator {self.dtype}: real numbers would "
+                f"do, or an operator that says it is complex (by its dtype, or like=array)"
+            )
         wanted = size, math.prod(x.shape[1:])
         if tuple(made.shape) != wanted:
             raise ValueError(f"{what} has shape {tuple(made.shape)}: {wanted} would do")
+        return made
 
     def _account(self, operation: str, columns: int) -> Account:
         if operation != "multiply":
