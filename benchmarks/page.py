@@ -284,7 +284,7 @@ def main() -> None:
 
     reports = results()
     for report in reports:
-        if SECTIONS[report["benchmark"]] is kronecker:
+        if SECTIONS.get(report["benchmark"]) is kronecker:
             picture.ratios(report["cases"], PICTURES / picture_of(report))
         if report["benchmark"] == "growth":
             picture.growth(report["rows"], PICTURES / "growth.png")
