@@ -116,7 +116,7 @@ def _columns(thing: Any, methods: tuple[str, str], x: Array) -> Array:
     if of_matrix is not None:
         return of_matrix(x)
     if of_vector is None:
-        raise NotImplementedError
+        raise NotImplementedError  # as SciPy says it; `ForeignOperator` makes it a `TypeError`
     columns = [of_vector(x[:, k]) for k in range(x.shape[1])]
     for column in columns:
         if not is_array(column) or column.ndim != 1:

@@ -14,9 +14,12 @@ from kronops.factorisation import Factorisation, power_of_two
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
 
-__all__ = ["factorise_together"]
+__all__ = ["FEWEST", "LARGEST", "factorise_together"]
 
-FEWEST, LARGEST = 4, 64  # operators, rows: where one call is faster than many
+FEWEST, LARGEST = (
+    4,
+    64,
+)  # operators, rows: where one call is faster than many, factorisation or product
 
 
 def factorise_together(operators: Iterable[LinearOperator]) -> None:

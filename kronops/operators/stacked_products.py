@@ -12,11 +12,11 @@ from kronops.factorisation import RefinedInverse
 from kronops.operator import LinearOperator
 from kronops.operators.dense import DenseOperator
 from kronops.operators.inverse import InverseOperator
+from kronops.operators.stacked_factorisation import FEWEST, LARGEST
 
 __all__ = ["Run", "runs"]
 
 Form = tuple[object, ...] | None
-FEWEST, LARGEST = 4, 64  # blocks, rows: where one product is faster than many
 
 
 class Run(NamedTuple):
