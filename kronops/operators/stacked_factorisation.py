@@ -16,10 +16,8 @@ from kronops.operators.dense import DenseOperator
 
 __all__ = ["FEWEST", "LARGEST", "factorise_together"]
 
-FEWEST, LARGEST = (
-    4,
-    64,
-)  # operators, rows: where one call is faster than many, factorisation or product
+# Operators, rows: where one call is faster than many, to factorise and to multiply.
+FEWEST, LARGEST = 4, 64
 
 
 def factorise_together(operators: Iterable[LinearOperator]) -> None:
