@@ -3,9 +3,9 @@
     python benchmarks/sharded.py --json benchmarks/results/….json
 
 Strong scaling keeps the vector, weak scaling its part on each process. A process has one device and
-one thread. What a device multiplies, copies and sends in a second
-is measured in the same run, on the same devices, and handed to `kronops.plan`; the bytes are those
-of the collectives in the program that XLA has compiled.
+is kept to one processor (on Linux). What a device multiplies, copies and sends in a second is
+measured in the same run, on the same devices, and handed to `kronops.plan`; the bytes are those of
+the collectives in the program that XLA has compiled.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import sys
 import time
 from pathlib import Path
 
-from measuring import add_options, environment, save
+from scripts import add_options, save
 
 import kronops
+from kronops.bench.measuring import environment
 
 SIZE = 192  # of each of three axes; in weak scaling the last axis grows with the processes
 ROUNDS = 7
@@ -41,7 +42,6 @@ def main():
     if options.worker:
         work(*options.worker)
         return
-    os.environ["OMP_NUM_THREADS"] = "1"
     report = {"benchmark": "sharded", **environment(("numpy", "jax")), "rows": []}
     for kind in ("strong", "weak"):
         for processes in (1, 2):
@@ -63,7 +63,7 @@ def measure(processes, last):
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    flags = "--xla_force_host_platform_device_count=1 --xla_cpu_multi_thread_eigen=false"
+    flags = "--xla_force_host_platform_device_count=1"
     environment_ = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, __file__, "--worker", str(port)]
     started = [
@@ -101,6 +101,7 @@ def measure(processes, last):
 
 def work(port, index, processes, last):
     """One process: it measures together with the others, and the first one tells."""
+    keep_to_one_processor(int(index))  # before XLA counts them: it makes a thread for each
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -143,6 +144,11 @@ def work(port, index, processes, last):
     sent = bytes_sent(product.lower(v).compile().as_text(), jax.device_count())
     if index == "0":
         print(json.dumps({"seconds": seconds, "sent": sent, **rates}), flush=True)
+
+
+def keep_to_one_processor(index):
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {processors[index % len(processors)]})
 
 
 def exchanged(jax, mesh, v, timed):
