@@ -277,6 +277,7 @@ class TestEveryWay:
                 assert np.array_equal(x, given)
 
 
+@pytest.mark.thread_unsafe(reason="tracemalloc counts the memory of all threads")
 class TestMemory:
     @pytest.mark.parametrize(
         "shapes",
