@@ -51,13 +51,12 @@ def program(plan: Plan, functions: Sequence[Operand], given: Any, dtype: Any) ->
         for into, several in itertools.groupby(parts, lambda part: isinstance(part, _INTO))
         for function in ([_InTurns(list(several))] if into else several)
     ]
-    return parts[0] if len(parts) == 1 else functools.partial(_one_after_another, parts)
+    made: Function = functools.reduce(_then, parts)
+    return made
 
 
-def _one_after_another(functions: Sequence[Function], x: Array) -> Array:
-    for function in functions:
-        x = function(x)
-    return x
+def _then(first: Function, second: Function) -> Function:
+    return lambda x: second(first(x))
 
 
 def _sweep(
@@ -130,6 +129,9 @@ def _plain(multiply: _Multiplication) -> Function:
     function, shape, operand = multiply.function, multiply.source, multiply.operand
     if len(shape) < 3:
         function = np.ndarray.dot  # it starts in half the time of matmul
+        if not multiply.on_right:
+            dot = operand.dot
+            return lambda x: dot(x.reshape(shape))
     if multiply.on_right:
         return lambda x: function(x.reshape(shape), operand)
     return lambda x: function(operand, x.reshape(shape))
