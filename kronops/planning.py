@@ -395,7 +395,7 @@ def _seconds(step: Step, before: int, after: int, machine: Machine) -> float:
 
 def _rate(moved: int, machine: Machine) -> float:
     """Bytes per second between a core and the memory that holds a vector of this size."""
-    if moved <= 4 * machine.cache:
+    if moved < 8 * machine.cache:
         return math.inf  # counted with the steps
     return machine.far if moved > 64 * machine.cache else math.sqrt(machine.near * machine.far)
 

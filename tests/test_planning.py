@@ -217,6 +217,15 @@ class TestPieces:
     def test_short_vectors_are_whole(self):
         assert plan((Factor(20, 20),) * 3, 1, 1, MACHINE).workspace == 0
 
+    @pytest.mark.parametrize(("columns", "sweeps"), [(8, 3), (64, 2)])
+    def test_vectors_are_cut_where_they_outgrow_the_next_cache(self, columns, sweeps):
+        known = Factor(20, 20), Factor(30, 30), Factor(40, 40)
+        made = plan(known, 1, columns, MACHINE)
+        assert [len(made.sweeps), any(not sweep.whole for sweep in made.sweeps)] == [
+            sweeps,
+            columns == 64,
+        ]
+
 
 class TestKernels:
     def test_are_used_where_they_are_faster(self):
