@@ -26,10 +26,6 @@ __all__ = [
     "singular",
 ]
 
-# Rows up to which matrices of single precision are solved with in double, at up to twice the time
-# (docs/accuracy.md): above, and on GPUs without fast doubles, that would be felt.
-SOLVED_IN_DOUBLE = 256
-
 
 @dataclasses.dataclass(frozen=True)
 class Factorisation:
@@ -41,7 +37,6 @@ class Factorisation:
     columns: Array
     definite: bool
     factors: Any
-    determinant: tuple[Array, Array] | None = None
 
     def solve(self, b: Array, adjoint: bool = False) -> Array:
         """The solution for right-hand sides ``(n, k)``."""
@@ -70,8 +65,6 @@ class Factorisation:
 
     def slogdet(self) -> tuple[Array, Array]:
         """Sign and logarithm of the absolute determinant."""
-        if self.determinant is not None:
-            return self.determinant
         xp = self.backend.xp
         if self.definite:
             sign = xp.ones((), dtype=self.dtype, device=self.backend.device(self.rows))
@@ -83,17 +76,6 @@ class Factorisation:
         logabsdet = logabsdet - xp.astype(exponent, logabsdet.dtype) * math.log(2.0)
         real = self.backend.real_dtype(self.dtype)
         return xp.astype(sign, self.dtype, copy=False), xp.astype(logabsdet, real, copy=False)
-
-    def in_precision_of_solves(self) -> Factorisation:
-        """The same; of a large matrix in its own precision, but for the determinant."""
-        xp = self.backend.xp
-        matrix, *pivots = self.factors if isinstance(self.factors, tuple) else (self.factors,)
-        dtype = xp.result_type(self.dtype, xp.float32)  # half precision is solved in single
-        if self.rows.shape[0] <= SOLVED_IN_DOUBLE or matrix.dtype == dtype:
-            return self
-        rounded = xp.astype(matrix, dtype)
-        factors = (rounded, *pivots) if pivots else rounded
-        return dataclasses.replace(self, factors=factors, determinant=self.slogdet())
 
     def cholesky(self) -> Array:
         """The lower triangular ``L`` of the matrix itself, if ``definite``."""
@@ -246,9 +228,10 @@ class RefinedInverse:
 
 
 def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Factorisation:
-    """Cholesky if positive definite, else LU, of a square matrix: in double precision if there is.
+    """Cholesky if positive definite, else LU, of a square matrix.
 
-    Large matrices of single precision are solved with in that: see `SOLVED_IN_DOUBLE`.
+    Matrices of single and half precision are factorised, and solved with, in double where the
+    library has it; what is made is rounded to what was given.
 
     Parameters
     ----------
@@ -271,18 +254,16 @@ def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Facto
         try:
             scale = _definite_scale(backend, matrix)
             factor = backend.scaled_cholesky(wide, scale)
-            made = Factorisation(backend, matrix.dtype, scale, scale, True, factor)
-            return made.in_precision_of_solves()
+            return Factorisation(backend, matrix.dtype, scale, scale, True, factor)
         except LinAlgError:
             if claimed:
                 raise LinAlgError(f"{what} is not positive definite") from None
     rows, columns = _scales(backend, matrix, what)
     scaled = wide * rows[:, None] * columns
     try:
-        made = Factorisation(backend, matrix.dtype, rows, columns, False, backend.lu(scaled))
+        return Factorisation(backend, matrix.dtype, rows, columns, False, backend.lu(scaled))
     except LinAlgError:
         raise LinAlgError(singular(what)) from None
-    return made.in_precision_of_solves()
 
 
 def singular(what: str) -> str:

@@ -35,15 +35,15 @@ def units(got, want):
     return np.abs(got - want).max() / np.abs(want).max() / EPS
 
 
-@pytest.mark.parametrize("n, allowed", [(40, 1.0), (300, 200.0)])
+@pytest.mark.parametrize("n", [10, 40, 300])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_solves(library, n, allowed, symmetric):
+def test_solves(library, n, symmetric):
     a = matrix(n, symmetric)
     b = np.random.default_rng(0).standard_normal((n, 2)).astype(np.float32)
     op, wide = DenseOperator(library(a)), a.astype(float)
-    assert units(op.solve(library(b)), np.linalg.solve(wide, b.astype(float))) < allowed
-    assert units(op.H.solve(library(b)), np.linalg.solve(wide.T, b.astype(float))) < allowed
-    assert units(op.inverse().to_dense(), np.linalg.inv(wide)) < allowed
+    assert units(op.solve(library(b)), np.linalg.solve(wide, b.astype(float))) < 1
+    assert units(op.H.solve(library(b)), np.linalg.solve(wide.T, b.astype(float))) < 1
+    assert units(op.inverse().to_dense(), np.linalg.inv(wide)) < 1
     assert units(op.logdet() if symmetric else op.slogdet()[1], np.linalg.slogdet(wide)[1]) < 1
 
 
@@ -61,10 +61,10 @@ def test_complex_and_extreme_entries(library, n):
     a = matrix(n, False, np.complex64) * np.float32(1e30)
     b = np.ones((n, 1), np.complex64)
     op = DenseOperator(library(a))
-    assert units(op.solve(library(b)), np.linalg.solve(a.astype(complex), b)) < 200
+    assert units(op.solve(library(b)), np.linalg.solve(a.astype(complex), b)) < 1
     sign, logabsdet = np.linalg.slogdet(a.astype(complex))
     assert units(op.slogdet().logabsdet, logabsdet) < 1
-    assert units(op.slogdet().sign, sign) < 20
+    assert units(op.slogdet().sign, sign) < 1
 
 
 def test_cholesky_factors_and_definiteness(library):
