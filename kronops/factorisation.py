@@ -41,11 +41,11 @@ class Factorisation:
     def solve(self, b: Array, adjoint: bool = False) -> Array:
         """The solution for right-hand sides ``(n, k)``."""
         before, after = (self.columns, self.rows) if adjoint else (self.rows, self.columns)
-        solved = self._solve_scaled(b * before[:, None], adjoint)
-        # Factors may be in a wider precision: the result is rounded to what was asked for.
+        # In the precision of the factors, where half precision would leave its range.
+        scaled = self.backend.double(b) * before[:, None]
+        solved = self._solve_scaled(scaled, adjoint) * after[:, None]
         xp = self.backend.xp
-        dtype = xp.result_type(self.dtype, b.dtype)
-        return xp.astype(solved, dtype, copy=False) * after[:, None]
+        return xp.astype(solved, xp.result_type(self.dtype, b.dtype), copy=False)
 
     def inverse(self) -> Array:
         """The inverse's matrix."""
@@ -87,20 +87,24 @@ class Factorisation:
     ) -> float:
         """Refuse a matrix that is singular to rounding (or warn); warn of one that is nearly so.
 
-        Singular is judged on the scaled matrix; the warning is about the matrix as it is. Its
-        condition number in the 1-norm is returned: estimated, unless the ``inverse`` is given.
+        Singular is a matrix that is so both as it is and scaled, by the precision it was given in;
+        the warning is about the matrix as it is. Its condition number in the 1-norm is returned:
+        estimated, unless the ``inverse`` is given.
         """
         if not matrix.shape[0]:
             return 1.0
         eps = epsilon(matrix)
+        matrix = self.backend.wide(matrix)  # half precision does not hold the sums
+        inverse = None if inverse is None else self.backend.wide(inverse)
         condition = self._condition(matrix, inverse, plain=True)
         spread = _spread(self.rows) * _spread(self.columns)
         if not condition * spread <= 0.1 / eps:  # by which the scaled one is larger at most
             scaled = self._condition(matrix, inverse, plain=False)
-            if refuse and scaled > 4.0 / eps:
+            if refuse and min(condition, scaled) > 4.0 / eps:
                 raise LinAlgError(singular(what))
             if scaled > 0.1 / eps or (spread == 1.0 and math.isinf(condition)):
-                condition = scaled  # without scales only sums out of range make a difference
+                # Without scales only sums out of range make a difference.
+                condition = min(condition, scaled)
         if condition > 0.1 / eps:
             warn(
                 f"{what} has condition number {condition:.1e}: "
@@ -135,7 +139,8 @@ class Factorisation:
         """
         xp = self.backend.xp
         n = self.rows.shape[0]
-        x = xp.full((n, 1), 1.0 / n, dtype=self.dtype, device=self.backend.device(self.rows))
+        dtype = xp.result_type(self.dtype, xp.float32)
+        x = xp.full((n, 1), 1.0 / n, dtype=dtype, device=self.backend.device(self.rows))
         steps = xp.arange(n, device=self.backend.device(self.rows))
         estimate = 0.0
         for _ in range(5):
