@@ -59,9 +59,10 @@ class KroneckerSumOperator(SchurBasisOperator):
     ``2 n Σ nᵢ`` flops. Hermitian factors are diagonalised once, ``9 nᵢ³`` flops each, and a solve
     costs ``4 n Σ nᵢ`` [1]_; near singularity, beyond condition numbers of ``1/√eps``, it costs
     ``10 n Σ nᵢ``, for it is refined once, by a residual in the same precision, which wins back
-    what the rounding of eigenvectors loses. Other factors are brought to Schur form, ``25 nᵢ³`` each, and a solve
-    is a back substitution [2]_, ``n Σ nᵢ`` complex multiplications. Either serves every multiple
-    of the operator and of the identity that is added: a new shift decomposes nothing.
+    what the rounding of eigenvectors loses. Other factors are brought to Schur form, ``25 nᵢ³``
+    each, and a solve is a back substitution [2]_, ``n Σ nᵢ`` complex multiplications. Either serves
+    every multiple of the operator and of the identity that is added: a new shift decomposes
+    nothing.
 
     References
     ----------
