@@ -49,13 +49,14 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=4, help="of all of which the vector has")
     add_output(parser)
     options = parser.parse_args()
-    rows = []
+    versions = environment(("dask", "distributed", "numpy")) | {"threads": 1}
+    report = {"benchmark": "out of core", **versions, "rows": []}
     for workers in (1, 2):
         for product in PRODUCTS:
-            rows.append(measure(product, workers, options.memory, options.times))
-            print(rows[-1], flush=True)
-    versions = environment(("dask", "distributed", "numpy")) | {"threads": 1}
-    save({"benchmark": "out of core", **versions, "rows": rows}, options.json)
+            row = measure(product, workers, options.memory, options.times)
+            report["rows"].append(row)
+            print(row, flush=True)
+            save(report, options.json)
 
 
 def measure(product: str, workers: int, memory: int, times: int) -> dict[str, object]:

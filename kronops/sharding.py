@@ -343,8 +343,8 @@ def as_layout(spec: Any, sizes: Sequence[int], mesh: Mesh) -> Layout:
     known = [name for name, _ in mesh]
     if isinstance(spec, str) or not isinstance(spec, Iterable | None):
         raise TypeError(
-            f"spec is a {type(spec).__name__}: a jax.sharding.PartitionSpec, or a tuple of None and "
-            f"the names {known}, would do"
+            f"spec is a {type(spec).__name__}: a jax.sharding.PartitionSpec, or a tuple of None "
+            f"and the names {known}, would do"
         )
     entries = (tuple(known),) if spec is None else tuple(spec)
     made = tuple(

@@ -293,7 +293,7 @@ class Estimator(ABC):
             Nothing was estimated here yet. The other processes then wait as long as their
             collective does. Or ``reduce`` gave another shape or dtype.
         TypeError
-            ``reduce`` gave what is neither an array nor None: a number, say, or a handle to wait for.
+            ``reduce`` gave what is neither an array nor None: a number, or a handle to wait for.
 
         Notes
         -----
