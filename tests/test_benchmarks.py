@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
+import runpy
 import subprocess
 import sys
 import time
@@ -176,9 +178,31 @@ def processor_seconds(function, calls):
     return (time.process_time() - start) / calls
 
 
+SCRIPTS = sorted(Path(page.__file__).parent.glob("*.py"))
+WITHOUT_OPTIONS = ("overhead", "page")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_every_script_starts(script, monkeypatch, capsys):
+    """Those with options as far as their help, the others and what they share when imported."""
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    has_help = "__main__" in script.read_text(encoding="utf-8")
+    try:
+        if not has_help or script.stem in WITHOUT_OPTIONS:
+            importlib.import_module(script.stem)
+            return
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
+    except ModuleNotFoundError as error:
+        if error.name not in ("dask", "distributed", "jax", "matplotlib", "torch"):
+            raise
+        pytest.skip(f"{error.name} is not installed")
+    assert not ended.value.code and "usage:" in capsys.readouterr().out
+
+
 def test_the_page_is_written_from_the_committed_results():
     results = page.results()
-    for path in (page.PAGE, page.HOSTILE, page.PLANNING):
+    for path in page.PAGES:
         assert path.read_text(encoding="utf-8") == page.filled(results, path)
     for found in results:
         assert json.loads(json.dumps(found)) == found
