@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -24,8 +27,10 @@ from kronops.scaling import (
     outer,
     product,
     product_of_scalars,
+    require_writable,
     rescale,
     smallest_exponent,
+    split,
 )
 
 rng = np.random.default_rng(0)
@@ -137,8 +142,30 @@ def test_lists_that_no_memory_holds_are_refused(written):
         written([np.ones(2**21)] * 2)
 
 
+def test_2_to_the_40_numbers_may_be_written_out():
+    require_writable(2**40)
+    with pytest.raises(ValueError, match="1099511627777 numbers are too many"):
+        require_writable(2**40 + 1)
+
+
+@pytest.mark.parametrize("limit", [1024, 256, 128, 16])
+@pytest.mark.parametrize("scale", [1.0, -3.0, 0.0, 1e-320])
+def test_scalars_are_split_into_what_is_in_range_and_lose_nothing(scale, limit):
+    for power in (-3000, -limit, -limit + 1, -1, 0, 1, limit - 1, limit, 3000):
+        parts = split(scale, power, limit)
+        assert math.prod(map(Fraction, parts)) == Fraction(scale) * Fraction(2) ** power
+        assert all(abs(math.frexp(part)[1]) < limit for part in parts)
+    assert split(1.0, 0, limit) == [] and split(0.0, 0, limit) == [0.0]
+
+
+def test_products_of_negative_scalars():
+    assert product_of_scalars([-4.0]) == (-0.5, 3)
+    assert product_of_scalars([-4.0, 1e200, -(2.0**700), 1e-200]) == (pytest.approx(0.5), 703)
+
+
 def test_what_has_no_size_has_the_exponent_zero():
     assert exponent(np.array([np.inf])) == exponent(np.array([np.nan])) == 0
+    assert smallest_exponent(np.array([np.inf])) == smallest_exponent(np.array([np.nan])) == 0
     assert product_of_scalars([0.0, 3.0]) == (0.0, 0) and product_of_scalars([]) == (1.0, 0)
 
 
@@ -150,8 +177,11 @@ def test_products_whose_partial_products_leave_the_range():
     )
     np.testing.assert_allclose(outer(parts), want, rtol=1e-13)
     np.testing.assert_allclose(kronecker([part[:, None] for part in parts])[:, 0], want, rtol=1e-13)
-    np.testing.assert_allclose(product(parts), v**4, rtol=1e-13)
+    np.testing.assert_allclose(product(parts, 2.0), 2 * v**4, rtol=1e-13)
     np.testing.assert_allclose(outer(parts[:2], 1e-300)[:2], 1e300 * v[[0, 1]], rtol=1e-13)
+    np.testing.assert_array_equal(outer([v], -0.5), [-0.5, -1])
+    near = [np.array([2.0**power]) for power in (1000, 30, -30)]  # out by a little, and back
+    assert outer(near) == 2.0**1000
 
 
 @pytest.mark.parametrize("correlation", [1.0, -1.0])

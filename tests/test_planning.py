@@ -245,6 +245,16 @@ class TestKernels:
         assert one_by_one.flops <= compiled.flops
 
 
+def test_operators_count_for_themselves():
+    """Not among the flops, nor among the numbers that are read and written."""
+    known = Factor(5, 4), Factor(3, 3, "diagonal"), Factor(2, 2, "operator")
+    made = plan((*known, Factor(7, 7, "identity")), 2, 3, MACHINE._replace(merged=0, cache=0))
+    assert [step.kind for _, step in made.steps] == ["operator", "diagonal", "dense"]
+    numbers = 2 * (4 * 3 * 2 * 7) * 3
+    assert made.flops == numbers + numbers // 4 * 5 * 7
+    assert made.moved == 2 * numbers + numbers // 4 * (5 + 4)
+
+
 class TestTime:
     """A plan costs less than the product that it is for."""
 
