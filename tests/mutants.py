@@ -55,10 +55,14 @@ NEAREST = {
         "test_products.py::TestBatches",
     ],
     "kronops/vectors.py": ["test_errors.py", "test_checks.py"],
-    "kronops/backends/pieces.py": ["test_products.py"],
+    "kronops/backends/pieces.py": [
+        "test_products.py::TestEveryWay", "test_products.py::TestOwnership",
+        "test_products.py::TestBatches", "test_products.py::TestLayouts",
+        "test_products.py::test_large_matrices_and_few_columns",
+    ],
     "kronops/backends/tiles.py": ["test_products.py::TestBatches"],
 }  # fmt: skip
-MODELS_OF_TIME = {"kronops/planning.py": {"_seconds", "_rate"}}
+MODELS_OF_TIME = {"kronops/planning.py": {"_seconds.", "_rate."}}
 PRELOADED = ("numpy", "scipy.linalg", "scipy.sparse.linalg", "jax", "torch")
 OPTIONS = ("-x", "--tb=no", "--assert=plain", "-pno:cacheprovider")
 SLOWER = 5  # a mutant for which a test takes so many times as long is killed
@@ -75,10 +79,14 @@ class Mutant:
     source: str
     functions: tuple[tuple[CodeType, CodeType], ...] | None
 
-    def concerns(self, names: set[str]) -> bool:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the functions, each with a dot at its end."""
+        return tuple(f"{sound.co_qualname}." for sound, _ in self.functions or ())
+
+    def concerns(self, called: set[str]) -> bool:
         """Whether one of the functions called is among those that differ, or inside of them."""
-        differ = tuple(f"{sound.co_qualname}." for sound, _ in self.functions or ())
-        return any(f"{name}.".startswith(differ) for name in names)
+        return any(f"{name}.".startswith(self.names) for name in called)
 
 
 def main(arguments: list[str]) -> int:
@@ -87,6 +95,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("modules", nargs="*", default=list(NEAREST))
     parser.add_argument("--sample", type=int, help="so many mutants of each module, drawn by seed")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--of",
+        action="append",
+        metavar="NAME",
+        help="of this function or class, and others so named",
+    )
     options = parser.parse_args(arguments)
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
@@ -97,15 +111,18 @@ def main(arguments: list[str]) -> int:
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # the first failure is enough
     hypothesis.settings.register_profile("mutants", phases=phases, database=None)
     hypothesis.settings.load_profile("mutants")
-    return sum(survivors(module, options.sample, options.seed) for module in options.modules)
+    return sum(survivors(module, options) for module in options.modules)
 
 
-def survivors(module: str, sample: int | None, seed: int) -> int:
+def survivors(module: str, options: argparse.Namespace) -> int:
     """Print those of one module, and its score."""
     made = list(mutants(module))
+    if options.of:
+        names = tuple(f"{name}." for name in options.of)
+        made = [mutant for mutant in made if any(name.startswith(names) for name in mutant.names)]
     total = len(made)
-    if sample is not None and sample < total:
-        made = random.Random(seed).sample(made, sample)
+    if options.sample is not None and options.sample < total:
+        made = random.Random(options.seed).sample(made, options.sample)
     tests = [str(ROOT / "tests" / name) for name in NEAREST[module]]
     tests += [str(ROOT / module)] if ">>>" in (ROOT / module).read_text() else []
     imported = [mutant for mutant in made if mutant.functions is None]
@@ -137,8 +154,7 @@ def mutants(module: str) -> Iterator[Mutant]:
             except SyntaxError:  # also what Python warns of, such as ``is "name"``
                 continue
             mutant = Mutant(before + part + after, functions_changed(sound, code))
-            names = {sound.co_qualname for sound, _ in mutant.functions or ()}
-            if not names or not names <= MODELS_OF_TIME.get(module, set()):
+            if not mutant.names or not set(mutant.names) <= MODELS_OF_TIME.get(module, set()):
                 yield mutant
 
 

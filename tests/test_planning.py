@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kronops.planning import STRATEGIES, Factor, Machine, Plan, in_pieces, plan
+from kronops.planning import (
+    STRATEGIES,
+    Factor,
+    Group,
+    Machine,
+    Plan,
+    _kinds,
+    _merge,
+    _seconds,
+    _step,
+    in_pieces,
+    plan,
+)
 
 MACHINE = Machine(8, 5e10, 3e-8, 1e-6, 8, 1.6e11, 2e10, cache=2**19, merged=64, work=2**18)
 
@@ -67,7 +79,7 @@ def test_the_steps_make_the_product(case):
     known, left, right, _ = case
     for made in every_plan(case):
         sizes = [factor.columns for factor in known]
-        done = []
+        done, spaces = [], []
         for sweep in made.sweeps:
             first, last = min(s.start for s in sweep.steps), max(s.stop for s in sweep.steps)
             before, after = left * math.prod(sizes[:first]), math.prod(sizes[last:]) * right
@@ -89,6 +101,9 @@ def test_the_steps_make_the_product(case):
                 largest = max(largest, math.prod(sizes[first:last]))
             assert sweep.rows == math.prod(sizes[first:last])
             assert sweep.largest == largest
+            needed = sweep.before_piece * largest * sweep.after_piece
+            spaces.append(0 if sweep.whole or len(sweep.steps) == 1 else needed)
+        assert made.workspace == max(spaces, default=0)
         identities = [k for k, factor in enumerate(known) if factor.kind == "identity"]
         assert sorted(done + identities) == list(range(len(known)))
         assert sizes == [factor.rows for factor in known]
@@ -105,6 +120,8 @@ def test_a_step_is_of_one_kind(case):
             assert {factor.kind for factor in members} == {kind}
             if step.kind == "dense" and len(members) > 1:
                 assert max(step.rows, step.columns) <= machine.merged
+            if step.kind == "diagonal" and len(members) > 1:
+                assert machine.merged and step.rows <= machine.cache // machine.itemsize
             if step.kind == "compiled":
                 assert machine.kernels.seconds(step.shapes, 2)
             if step.kind == "operator":
@@ -122,9 +139,9 @@ def test_pieces_stay_in_the_cache(case):
             assert 1 <= sweep.before_piece <= sweep.before
             assert 1 <= sweep.after_piece <= sweep.after
             assert sweep.after_piece == sweep.after or sweep.before_piece == 1
-            assert sweep.pieces * sweep.before_piece * sweep.after_piece >= (
-                sweep.before * sweep.after
-            )
+            befores = range(0, sweep.before, sweep.before_piece)
+            afters = range(0, sweep.after, sweep.after_piece)
+            assert sweep.pieces == len(befores) * len(afters)
             if len(sweep.steps) > 1:
                 assert sweep.before_piece * sweep.largest * sweep.after_piece <= room
             if sweep.after_piece < sweep.after and any(s.kind == "compiled" for s in sweep.steps):
@@ -140,6 +157,31 @@ def test_without_a_cache_to_fill_vectors_are_whole(case):
     made = plan(known, left, right, machine._replace(cache=0, kernels=None))
     assert made.workspace == 0
     assert all(len(sweep.steps) == 1 for sweep in made.sweeps)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(CASES)
+def test_no_other_groups_cost_less(case):
+    known, left, right, machine = case
+    known = known[:4]
+
+    def cost(groups):
+        """From the last group to the first, each on the vector as it then is."""
+        sizes, total = [factor.columns for factor in known], 0.0
+        for group in reversed(groups):
+            before, after = math.prod(sizes[: group.start]), math.prod(sizes[group.stop :])
+            total += _seconds(_step(known, group, before, after), left, right, machine)
+            sizes[group.start : group.stop] = [f.rows for f in known[group.start : group.stop]]
+        return total
+
+    def every(start):
+        if start == len(known):
+            yield []
+        for stop in range(start + 1, len(known) + 1):
+            for kind in _kinds(known[start:stop], machine):
+                yield from ([Group(start, stop, kind), *rest] for rest in every(stop))
+
+    assert cost(_merge(known, left, right, machine)) == pytest.approx(min(map(cost, every(0))))
 
 
 def test_plans_are_kept():
@@ -171,6 +213,23 @@ class TestMerging:
 
     def test_identities_are_nothing(self):
         assert plan((Factor(9, 9, "identity"),) * 4, 1, 1, MACHINE).sweeps == ()
+
+
+    @pytest.mark.parametrize(
+        ("kind", "merged", "kinds"),
+        [
+            ("dense", 1, ["dense", "compiled"]),
+            ("dense", 0, ["compiled"]),
+            ("diagonal", 1, ["diagonal"]),
+            ("diagonal", 0, []),
+            ("identity", 0, ["identity"]),
+            ("operator", 64, []),
+        ],
+    )
+    def test_of_numbers(self, kind, merged, kinds):
+        """Of the size one there is no smaller factor; kernels are for matrices."""
+        machine = MACHINE._replace(merged=merged, kernels=FAKE)
+        assert _kinds((Factor(1, 1, kind),) * 2, machine) == kinds
 
 
 class TestOrder:

@@ -208,6 +208,10 @@ class TestBatches:
         wanted = x @ np.kron(np.kron(*factors[:2]), factors[2])
         assert error(x @ kronops.kron(*factors), wanted) < 1e-14
 
+    def test_of_nothing_is_zeros(self, compiled):
+        made = kronops.kron(np.ones((3, 0)), np.ones((2, 2))) @ np.zeros((0, 4))
+        assert np.array_equal(made, np.zeros((6, 4)))
+
     def test_large_from_the_other_side(self, compiled):
         factors, x = [draw(8, 8) for _ in range(5)], draw(9, 8**5)
         wanted = reference([factor.T for factor in factors], x.T).T
