@@ -62,7 +62,7 @@ NEAREST = {
     ],
     "kronops/backends/tiles.py": ["test_products.py::TestBatches"],
 }  # fmt: skip
-MODELS_OF_TIME = {"kronops/planning.py": {"_seconds.", "_rate."}}
+MODELS_OF_TIME = {"kronops/planning.py": {"_sweep_seconds.", "_seconds.", "_rate."}}
 PRELOADED = ("numpy", "scipy.linalg", "scipy.sparse.linalg", "jax", "torch")
 OPTIONS = ("-x", "--tb=no", "--assert=plain", "-pno:cacheprovider")
 SLOWER = 5  # a mutant for which a test takes so many times as long is killed
@@ -253,7 +253,7 @@ class Suite:
             self.killed[found] += 1
             if found == NOBODY:
                 self.alive += 1
-                show(self.module, mutant)
+                show(self.module, self.source, mutant)
         return True
 
     def test(self, mutant: Mutant) -> int | None:
@@ -332,13 +332,12 @@ def survives_import(module: str, mutant: Mutant, tests: Sequence[str]) -> bool:
 
     alive = in_fork(run, None)
     if alive:
-        show(module, mutant)
+        show(module, (ROOT / module).read_text(), mutant)
     return bool(alive)
 
 
-def show(module: str, mutant: Mutant) -> None:
-    lines = (ROOT / module).read_text().splitlines()
-    differences = difflib.unified_diff(lines, mutant.source.splitlines(), n=0)
+def show(module: str, sound: str, mutant: Mutant) -> None:
+    differences = difflib.unified_diff(sound.splitlines(), mutant.source.splitlines(), n=0)
     print("SURVIVED", module, *list(differences)[2:], sep="\n    ", file=SAID, flush=True)
 
 

@@ -214,7 +214,6 @@ class TestMerging:
     def test_identities_are_nothing(self):
         assert plan((Factor(9, 9, "identity"),) * 4, 1, 1, MACHINE).sweeps == ()
 
-
     @pytest.mark.parametrize(
         ("kind", "merged", "kinds"),
         [
