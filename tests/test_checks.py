@@ -32,6 +32,7 @@ from kronops.scaling import (
     smallest_exponent,
     split,
 )
+from kronops.series_sums import stein_powers, stein_solve
 
 rng = np.random.default_rng(0)
 
@@ -197,3 +198,15 @@ def test_correlations_that_never_decay_are_seen_after_as_many_doublings_as_there
         SeriesOperator(nearly, (np.eye(1), np.eye(1)), 3, 2) @ np.ones(2)
     faded = SeriesOperator(moments, (np.eye(1), (1 - 1e-6) * np.eye(1)), 3, 2)
     np.testing.assert_allclose(faded @ faded.solve(np.ones(2)), 1, rtol=1e-6)
+
+
+def test_correlations_that_decay_in_the_last_doublings_are_summed():
+    """To the digits that such powers have: squaring doubles their errors."""
+    a, one = np.array([[1 - 2.0**-47]]), np.eye(1)
+    np.testing.assert_allclose(stein_solve(stein_powers(a, one), one), 2.0**47, rtol=0.1)
+
+
+def test_correlations_that_grow_are_refused_before_they_overflow():
+    grows = 1.01 * np.eye(2)  # to infinity on the diagonal, and then to NaN
+    with pytest.raises(LinAlgError, match="the correlations do not decay"):
+        stein_powers(grows, grows)
