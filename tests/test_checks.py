@@ -206,6 +206,11 @@ def test_correlations_that_decay_in_the_last_doublings_are_summed():
     np.testing.assert_allclose(stein_solve(stein_powers(a, one), one), 2.0**47, rtol=0.1)
 
 
+def test_contractions_may_have_norms_of_the_root_of_their_size():
+    powers = stein_powers(0.5 * np.eye(30), np.eye(20))
+    np.testing.assert_allclose(stein_solve(powers, np.ones((30, 20))), 2.0, rtol=1e-14)
+
+
 def test_correlations_that_grow_are_refused_before_they_overflow():
     grows = 1.01 * np.eye(2)  # to infinity on the diagonal, and then to NaN
     with pytest.raises(LinAlgError, match="the correlations do not decay"):

@@ -272,6 +272,12 @@ class TestPieces:
         assert len(made.sweeps) < len(made.steps)
         assert not any(sweep.whole for sweep in made.sweeps)
 
+    def test_are_as_large_as_the_cache(self):
+        """There is room for ten of the sixteen slices, in rows of four."""
+        machine = MACHINE._replace(merged=0, cache=10 * 9 * MACHINE.itemsize)
+        (sweep,) = in_pieces((Factor(3, 3),) * 2, 4, 4, machine)
+        assert (sweep.before_piece, sweep.after_piece, sweep.pieces) == (2, 4, 2)
+
     def test_short_vectors_are_whole(self):
         assert plan((Factor(20, 20),) * 3, 1, 1, MACHINE).workspace == 0
 
