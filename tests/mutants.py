@@ -62,7 +62,7 @@ NEAREST = {
     ],
     "kronops/backends/tiles.py": ["test_products.py::TestBatches"],
 }  # fmt: skip
-MODELS_OF_TIME = {"kronops/planning.py": {"_sweep_seconds.", "_seconds.", "_rate."}}
+MODELS_OF_TIME = {"kronops/planning.py": {"_sweep_seconds.", "_seconds.", "_rate.", "_round_up."}}
 PRELOADED = ("numpy", "scipy.linalg", "scipy.sparse.linalg", "jax", "torch")
 OPTIONS = ("-x", "--tb=no", "--assert=plain", "-pno:cacheprovider")
 SLOWER = 5  # a mutant for which a test takes so many times as long is killed

@@ -22,6 +22,8 @@ from kronops.planning import (
     _step,
     in_pieces,
     plan,
+    shrinking_first,
+    stretch,
 )
 
 MACHINE = Machine(8, 5e10, 3e-8, 1e-6, 8, 1.6e11, 2e10, cache=2**19, merged=64, work=2**18)
@@ -238,6 +240,16 @@ class TestOrder:
         machine = MACHINE._replace(merged=0, cache=0)
         assert plan((Factor(*shape),) * 5, 1, 1, machine).steps[0][1].start == first
 
+    def test_of_shrinkage(self):
+        """What stretches begins with the last; of one row or column nothing is divided by zero."""
+        (*sweeps,) = shrinking_first((Factor(12, 8),) * 3, 1, 1, MACHINE._replace(merged=0))
+        assert [sweep.steps[0].start for sweep in sweeps] == [2, 1, 0]
+        assert [stretch(*shape) for shape in ((0, 4), (1, 4), (4, 1), (4, 0), (4, 4))] == [
+            *(-0.75, -0.75),
+            *(0.75, 0.75),
+            0,
+        ]
+
     @pytest.mark.parametrize("known", [*itertools.permutations(((10, 100), (100, 100), (100, 10)))])
     def test_factors_that_shrink_come_first(self, known):
         steps = plan(tuple(Factor(*shape) for shape in known), 1, 1, MACHINE).steps
@@ -272,11 +284,23 @@ class TestPieces:
         assert len(made.sweeps) < len(made.steps)
         assert not any(sweep.whole for sweep in made.sweeps)
 
-    def test_are_as_large_as_the_cache(self):
-        """There is room for ten of the sixteen slices, in rows of four."""
-        machine = MACHINE._replace(merged=0, cache=10 * 9 * MACHINE.itemsize)
-        (sweep,) = in_pieces((Factor(3, 3),) * 2, 4, 4, machine)
-        assert (sweep.before_piece, sweep.after_piece, sweep.pieces) == (2, 4, 2)
+    @pytest.mark.parametrize(
+        ("left", "right", "room", "made"),
+        [(4, 4, 10, (2, 4, 2)), (1, 1000, 70, (1, 64, 16))],
+        ids=("rows", "columns"),
+    )
+    def test_are_as_large_as_the_cache(self, left, right, room, made):
+        """Whole rows where they fit, and else as many registers of columns as do."""
+        machine = MACHINE._replace(merged=0, cache=room * 9 * MACHINE.itemsize)
+        (sweep,) = in_pieces((Factor(3, 3),) * 2, left, right, machine)
+        assert (sweep.before_piece, sweep.after_piece, sweep.pieces) == made
+
+    @pytest.mark.parametrize("kernels", (None, FAKE))
+    def test_have_the_flops_of_the_whole(self, kernels):
+        known, machine = (Factor(3, 3),) * 6, MACHINE._replace(merged=0, kernels=kernels)
+        (sweep,) = sweeps = in_pieces(known, 4, 5, machine)
+        assert len(sweep.steps) == (6 if kernels is None else 2)
+        assert Plan(known, 4, 5, tuple(sweeps), machine).flops == 6 * (4 * 3**6 * 5) * 5
 
     def test_short_vectors_are_whole(self):
         assert plan((Factor(20, 20),) * 3, 1, 1, MACHINE).workspace == 0
