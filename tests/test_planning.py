@@ -373,12 +373,14 @@ class TestWords:
     def test_of_pieces(self):
         made = plan((Factor(50, 50),) * 4, 1, 1, MACHINE)
         sweep = made.sweeps[0]
-        head, first, *_ = str(made).splitlines()
+        head, *lines = str(made).splitlines()
         assert head == (
             f"{sweep.pieces} pieces of {sweep.before_piece} x {sweep.columns} x "
             f"{sweep.after_piece}, each:"
         )
-        assert first.startswith("    A4 (50 x 50) on (")
+        for line, step in zip(lines, sweep.steps, strict=False):
+            left, right = sweep.before_piece * step.left, step.right * sweep.after_piece
+            assert line == f"    A{step.stop} (50 x 50) on ({left}, 50, {right})"
 
     def test_of_kernels(self):
         made = plan((Factor(8, 8),) * 3, 1, 64, MACHINE._replace(kernels=FAKE))
