@@ -123,7 +123,7 @@ class FactorProducts:
     def _program(self, left: int, right: int, given: Any) -> Callable[[Array], Array]:
         dtype = self.backend.xp.result_type(given, self.dtype)
         size = left * self.shape[0] * right
-        if not left * self.shape[1] * right * size:
+        if 0 in (left, right, *self.shape):
             return lambda x: self.backend.xp.zeros((size,), dtype=dtype, device=self.device)
         made = self.plan(left, right, dtype)
         scales = split(self.scale, 0, self.limit)

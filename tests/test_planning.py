@@ -468,6 +468,15 @@ class TestWords:
     def test_of_nothing(self):
         assert str(plan((Factor(5, 5, "identity"),), 1, 1, MACHINE)) == ""
 
+    def test_of_pieces_of_columns(self):
+        known, machine = (Factor(3, 3),) * 2, MACHINE._replace(merged=0, cache=70 * 9 * 8)
+        made = Plan(known, 1, 1000, tuple(in_pieces(known, 1, 1000, machine)), machine)
+        assert str(made).splitlines() == [
+            "16 pieces of 1 x 9 x 64, each:",
+            "    A2 (3 x 3) on (3, 3, 64)",
+            "    A1 (3 x 3) on (1, 3, 192)",
+        ]
+
     def test_of_pieces(self):
         made = plan((Factor(50, 50),) * 4, 1, 1, MACHINE)
         sweep = made.sweeps[0]

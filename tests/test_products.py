@@ -109,6 +109,11 @@ class TestScale:
         made = kronops.KroneckerOperator(factors, scale) @ x
         assert error(made / scale, reference(factors, x)) < 1e-13
 
+    def test_of_operators(self):
+        blocks, x = kronops.block_diag(draw(2, 2), draw(1, 1)), draw(9, 2)
+        wanted = -2 * reference([blocks.to_dense()] * 2, x)
+        assert error(kronops.KroneckerOperator([blocks] * 2, -2.0) @ x, wanted) < 1e-14
+
     def test_of_factors_without_entries(self):
         given = np.ones((4, 3))
         identities = [kronops.IdentityOperator(2, like=given)] * 2

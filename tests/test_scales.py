@@ -105,6 +105,14 @@ def test_single_precision_has_its_own_range():
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
+def test_a_scale_may_be_out_of_the_range_of_single_precision():
+    small = [np.float32(1e-30) * matrix.astype(np.float32) for matrix in (A, B)]
+    x = rng.standard_normal(9).astype(np.float32)
+    want = np.kron(A, B) @ x
+    got = kronops.KroneckerOperator(small, scale=1e60) @ x
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
 def test_half_precision_is_factorised_in_single():
     op = kron(A.astype(np.float16), B.astype(np.float16))
     x = np.ones(9, np.float16)
