@@ -13,7 +13,7 @@ from kronops.backends.settings import current_settings
 from kronops.backends.standard import Array, Operand
 from kronops.caching import fact
 from kronops.explaining import Account
-from kronops.planning import Factor, Machine, Plan, Step, plan
+from kronops.planning import Factor, Machine, Plan, Step, plan, stretch
 from kronops.scalars import Scalar, binary_exponent
 from kronops.scaling import (
     balanced_order,
@@ -123,7 +123,7 @@ class FactorProducts:
     def _program(self, left: int, right: int, given: Any) -> Callable[[Array], Array]:
         dtype = self.backend.xp.result_type(given, self.dtype)
         size = left * self.shape[0] * right
-        if not left * self.shape[1] * right * size:
+        if 0 in (left, right, *self.shape):
             return lambda x: self.backend.xp.zeros((size,), dtype=dtype, device=self.device)
         made = self.plan(left, right, dtype)
         scales = split(self.scale, 0, self.limit)
@@ -176,14 +176,14 @@ class FactorProducts:
         mantissa, power = mantissa_and_exponent(self.scale)
         parts: list[tuple[int, int | Scalar]] = [(0, mantissa)]
         powers = split(1.0, power, self.limit // 4)
-        parts += [(binary_exponent(scalar) - 1, scalar) for scalar in powers]
+        parts += [(binary_exponent(scalar), scalar) for scalar in powers]
         parts += [(factor._exponent(), i) for i, factor in enumerate(self.factors)]
         return balanced_order(parts, running)
 
     def _shrinking_first(self) -> list[int | Scalar]:
         """Factors, those that shrink first, then the scale: for compilers of Python."""
-        shrinkage = [1 / max(p, 1) - 1 / max(q, 1) for q, p in (f.shape for f in self.factors)]
-        order = sorted(range(len(shrinkage)), key=lambda index: shrinkage[index])
+        shrinkage = [stretch(*factor.shape) for factor in self.factors]
+        order = sorted(range(len(shrinkage)), key=shrinkage.__getitem__)
         return [*order, *split(self.scale, 0, self.limit)]
 
     def _in_order(self, order: list[int | Scalar], x: Array, left: int, right: int) -> Array:

@@ -382,14 +382,8 @@ def _sweep(
     if pieces and room < before * after and steps[0].kind != "operator":
         a_piece = min(after, _round_down(room, machine.lanes))
         b_piece = max(1, min(before, room // after)) if a_piece == after else 1
-    moved = (rows + columns) * before * after * machine.itemsize
-    calls = -(-before // b_piece) * -(-after // a_piece)
-    memory = moved / _rate(moved, machine)
-    seconds = sum(_seconds(step, before, after, machine) for step in steps)
-    compiled = all(step.kind == "compiled" for step in steps)  # they wait for nothing
-    seconds = max(seconds, memory) if compiled else seconds + memory
-    seconds += (calls - 1) * len(steps) * machine.start
-    return Sweep(tuple(steps), rows, columns, before, after, b_piece, a_piece, largest, seconds)
+    made = Sweep(tuple(steps), rows, columns, before, after, b_piece, a_piece, largest, 0.0)
+    return dataclasses.replace(made, seconds=_sweep_seconds(made, machine))
 
 
 def _steps(
@@ -442,6 +436,17 @@ def stretch(rows: int, columns: int) -> float:
 
 
 # -- the model of time -----------------------------------------------------------------------------
+
+
+def _sweep_seconds(sweep: Sweep, machine: Machine) -> float:
+    """The model's time for a sweep: its steps, the memory, and what pieces cost beside."""
+    steps, before, after = sweep.steps, sweep.before, sweep.after
+    moved = (sweep.rows + sweep.columns) * before * after * machine.itemsize
+    memory = moved / _rate(moved, machine)
+    seconds = sum(_seconds(step, before, after, machine) for step in steps)
+    compiled = all(step.kind == "compiled" for step in steps)  # they wait for nothing
+    seconds = max(seconds, memory) if compiled else seconds + memory
+    return seconds + (sweep.pieces - 1) * len(steps) * machine.start
 
 
 def _seconds(step: Step, before: int, after: int, machine: Machine) -> float:

@@ -157,8 +157,8 @@ def rescale(array: Array, multipliers: Sequence[Scalar]) -> Array:
     for multiplier in multipliers:
         if is_array(multiplier):  # in its own precision it might promote
             complex_ = backend.kind(multiplier.dtype) == "complex floating"
-            dtype = array.dtype if complex_ else backend.real_dtype(array.dtype)
-            wide = xp.result_type(dtype, xp.complex64) if complex_ else dtype
+            real = backend.real_dtype(array.dtype)
+            wide = xp.result_type(real, xp.complex64) if complex_ else real
             multiplier = xp.astype(multiplier, wide, copy=False)
         elif isinstance(multiplier, complex):
             array = xp.astype(array, xp.result_type(array.dtype, xp.complex64), copy=False)
@@ -191,7 +191,7 @@ def kronecker(matrices: Sequence[Array], scale: Scalar = 1.0) -> Array:
     return _product(matrices, scale, lambda left, right: left[:, None, :, None] * right[:, None, :])
 
 
-def product(numbers: Sequence[Array], scale: Scalar = 1.0) -> Array:
+def product(numbers: Sequence[Array], scale: Scalar) -> Array:
     """``scale`` times the elementwise product of arrays of one shape."""
     return _product(numbers, scale, operator.mul)
 
@@ -202,7 +202,7 @@ def _product(arrays: Sequence[Array], scale: Scalar, multiply: Callable[..., Arr
         require_writable(math.prod(math.prod(array.shape) for array in arrays))
     limit = dtype_exponent(arrays[0])
     exponents = [exponent(array) for array in arrays]
-    if comfortable([*exponents, math.frexp(abs(scale))[1]], limit):
+    if comfortable(exponents, limit):
         exponents = [0] * len(arrays)
     result = None
     for array, power in zip(arrays, exponents, strict=True):

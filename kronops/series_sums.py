@@ -75,14 +75,13 @@ def stein_powers(a: Array, b: Array) -> list[tuple[Array, Array]]:
     eps = epsilon(a)
     doublings = round(-math.log2(eps)) - 4
     powers = [(a, b)]
-    largest = math.inf
+    largest = 2 * math.sqrt(a.shape[0] * b.shape[0])  # contractions have norms of √n at most
     for k in range(doublings + 6):
         seen_a, seen_b = backend.values(a), backend.values(b)
         if seen_a is not None and seen_b is not None:
             size = float(xp.linalg.matrix_norm(seen_a)) * float(xp.linalg.matrix_norm(seen_b))
-            if size < eps / 4:
+            if size < eps:
                 break
-            largest = 2 * size if k == 0 else largest  # norms of powers of contractions fall
             if not size <= largest or (k >= doublings and size > 0.5):
                 raise LinAlgError(
                     "the series block of option 2 is infinite: the correlations do not decay "

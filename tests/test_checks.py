@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -24,9 +27,12 @@ from kronops.scaling import (
     outer,
     product,
     product_of_scalars,
+    require_writable,
     rescale,
     smallest_exponent,
+    split,
 )
+from kronops.series_sums import stein_powers, stein_solve
 
 rng = np.random.default_rng(0)
 
@@ -137,8 +143,30 @@ def test_lists_that_no_memory_holds_are_refused(written):
         written([np.ones(2**21)] * 2)
 
 
+def test_2_to_the_40_numbers_may_be_written_out():
+    require_writable(2**40)
+    with pytest.raises(ValueError, match="1099511627777 numbers are too many"):
+        require_writable(2**40 + 1)
+
+
+@pytest.mark.parametrize("limit", [1024, 256, 128, 16])
+@pytest.mark.parametrize("scale", [1.0, -3.0, 0.0, 1e-320])
+def test_scalars_are_split_into_what_is_in_range_and_lose_nothing(scale, limit):
+    for power in (-3000, -limit, -limit + 1, -1, 0, 1, limit - 1, limit, 3000):
+        parts = split(scale, power, limit)
+        assert math.prod(map(Fraction, parts)) == Fraction(scale) * Fraction(2) ** power
+        assert all(abs(math.frexp(part)[1]) < limit for part in parts)
+    assert split(1.0, 0, limit) == [] and split(0.0, 0, limit) == [0.0]
+
+
+def test_products_of_negative_scalars():
+    assert product_of_scalars([-4.0]) == (-0.5, 3)
+    assert product_of_scalars([-4.0, 1e200, -(2.0**700), 1e-200]) == (pytest.approx(0.5), 703)
+
+
 def test_what_has_no_size_has_the_exponent_zero():
     assert exponent(np.array([np.inf])) == exponent(np.array([np.nan])) == 0
+    assert smallest_exponent(np.array([np.inf])) == smallest_exponent(np.array([np.nan])) == 0
     assert product_of_scalars([0.0, 3.0]) == (0.0, 0) and product_of_scalars([]) == (1.0, 0)
 
 
@@ -150,8 +178,11 @@ def test_products_whose_partial_products_leave_the_range():
     )
     np.testing.assert_allclose(outer(parts), want, rtol=1e-13)
     np.testing.assert_allclose(kronecker([part[:, None] for part in parts])[:, 0], want, rtol=1e-13)
-    np.testing.assert_allclose(product(parts), v**4, rtol=1e-13)
+    np.testing.assert_allclose(product(parts, 2.0), 2 * v**4, rtol=1e-13)
     np.testing.assert_allclose(outer(parts[:2], 1e-300)[:2], 1e300 * v[[0, 1]], rtol=1e-13)
+    np.testing.assert_array_equal(outer([v], -0.5), [-0.5, -1])
+    near = [np.array([2.0**power]) for power in (1000, 30, -30)]  # out by a little, and back
+    assert outer(near) == 2.0**1000
 
 
 @pytest.mark.parametrize("correlation", [1.0, -1.0])
@@ -167,3 +198,20 @@ def test_correlations_that_never_decay_are_seen_after_as_many_doublings_as_there
         SeriesOperator(nearly, (np.eye(1), np.eye(1)), 3, 2) @ np.ones(2)
     faded = SeriesOperator(moments, (np.eye(1), (1 - 1e-6) * np.eye(1)), 3, 2)
     np.testing.assert_allclose(faded @ faded.solve(np.ones(2)), 1, rtol=1e-6)
+
+
+def test_correlations_that_decay_in_the_last_doublings_are_summed():
+    """To the digits that such powers have: squaring doubles their errors."""
+    a, one = np.array([[1 - 2.0**-47]]), np.eye(1)
+    np.testing.assert_allclose(stein_solve(stein_powers(a, one), one), 2.0**47, rtol=0.1)
+
+
+def test_contractions_may_have_norms_of_the_root_of_their_size():
+    powers = stein_powers(0.9 * np.eye(30), np.eye(20))
+    np.testing.assert_allclose(stein_solve(powers, np.ones((30, 20))), 10.0, rtol=1e-13)
+
+
+def test_correlations_that_grow_are_refused_before_they_overflow():
+    grows = 1.01 * np.eye(2)  # to infinity on the diagonal, and then to NaN
+    with pytest.raises(LinAlgError, match="the correlations do not decay"):
+        stein_powers(grows, grows)

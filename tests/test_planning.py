@@ -16,10 +16,17 @@ from kronops.planning import (
     TO_BACK,
     TO_FRONT,
     Factor,
+    Group,
     Machine,
     Plan,
+    _kinds,
+    _merge,
+    _seconds,
+    _step,
     in_pieces,
     plan,
+    shrinking_first,
+    stretch,
     to_the_back,
     to_the_front,
 )
@@ -82,7 +89,7 @@ def test_the_steps_make_the_product(case):
     known, left, right, _ = case
     for made in every_plan(case):
         sizes = [factor.columns for factor in known]
-        done = []
+        done, spaces = [], []
         for sweep in made.sweeps:
             first, last = min(s.start for s in sweep.steps), max(s.stop for s in sweep.steps)
             before, after = left * math.prod(sizes[:first]), math.prod(sizes[last:]) * right
@@ -104,6 +111,9 @@ def test_the_steps_make_the_product(case):
                 largest = max(largest, math.prod(sizes[first:last]))
             assert sweep.rows == math.prod(sizes[first:last])
             assert sweep.largest == largest
+            needed = sweep.before_piece * largest * sweep.after_piece
+            spaces.append(0 if sweep.whole or len(sweep.steps) == 1 else needed)
+        assert made.workspace == max(spaces, default=0)
         identities = [k for k, factor in enumerate(known) if factor.kind == "identity"]
         assert sorted(done + identities) == list(range(len(known)))
         assert sizes == [factor.rows for factor in known]
@@ -120,6 +130,8 @@ def test_a_step_is_of_one_kind(case):
             assert {factor.kind for factor in members} == {kind}
             if step.kind == "dense" and len(members) > 1:
                 assert max(step.rows, step.columns) <= machine.merged
+            if step.kind == "diagonal" and len(members) > 1:
+                assert machine.merged and step.rows <= machine.cache // machine.itemsize
             if step.kind == "compiled":
                 assert machine.kernels.seconds(step.shapes, 2)
             if step.kind == "operator":
@@ -137,9 +149,9 @@ def test_pieces_stay_in_the_cache(case):
             assert 1 <= sweep.before_piece <= sweep.before
             assert 1 <= sweep.after_piece <= sweep.after
             assert sweep.after_piece == sweep.after or sweep.before_piece == 1
-            assert sweep.pieces * sweep.before_piece * sweep.after_piece >= (
-                sweep.before * sweep.after
-            )
+            befores = range(0, sweep.before, sweep.before_piece)
+            afters = range(0, sweep.after, sweep.after_piece)
+            assert sweep.pieces == len(befores) * len(afters)
             if len(sweep.steps) > 1:
                 assert sweep.before_piece * sweep.largest * sweep.after_piece <= room
             if sweep.after_piece < sweep.after and any(s.kind == "compiled" for s in sweep.steps):
@@ -155,6 +167,31 @@ def test_without_a_cache_to_fill_vectors_are_whole(case):
     made = plan(known, left, right, machine._replace(cache=0, kernels=None))
     assert made.workspace == 0
     assert all(len(sweep.steps) == 1 for sweep in made.sweeps)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(CASES)
+def test_no_other_groups_cost_less(case):
+    known, left, right, machine = case
+    known = known[:4]
+
+    def cost(groups):
+        """From the last group to the first, each on the vector as it then is."""
+        sizes, total = [factor.columns for factor in known], 0.0
+        for group in reversed(groups):
+            before, after = math.prod(sizes[: group.start]), math.prod(sizes[group.stop :])
+            total += _seconds(_step(known, group, before, after), left, right, machine)
+            sizes[group.start : group.stop] = [f.rows for f in known[group.start : group.stop]]
+        return total
+
+    def every(start):
+        if start == len(known):
+            yield []
+        for stop in range(start + 1, len(known) + 1):
+            for kind in _kinds(known[start:stop], machine, "dense"):
+                yield from ([Group(start, stop, kind), *rest] for rest in every(stop))
+
+    assert cost(_merge(known, left, right, machine)) == pytest.approx(min(map(cost, every(0))))
 
 
 def test_plans_are_kept():
@@ -187,6 +224,22 @@ class TestMerging:
     def test_identities_are_nothing(self):
         assert plan((Factor(9, 9, "identity"),) * 4, 1, 1, MACHINE).sweeps == ()
 
+    @pytest.mark.parametrize(
+        ("kind", "merged", "kinds"),
+        [
+            ("dense", 1, ["dense", "compiled"]),
+            ("dense", 0, ["compiled"]),
+            ("diagonal", 1, ["diagonal"]),
+            ("diagonal", 0, []),
+            ("identity", 0, ["identity"]),
+            ("operator", 64, []),
+        ],
+    )
+    def test_of_numbers(self, kind, merged, kinds):
+        """Of the size one there is no smaller factor; kernels are for matrices."""
+        machine = MACHINE._replace(merged=merged, kernels=FAKE)
+        assert _kinds((Factor(1, 1, kind),) * 2, machine, "dense") == kinds
+
 
 class TestOrder:
     @pytest.mark.parametrize(("shape", "first"), [((8, 12), 0), ((12, 8), 4)])
@@ -194,6 +247,16 @@ class TestOrder:
         """What shrinks begins with the first factor, what stretches with the last."""
         machine = MACHINE._replace(merged=0, cache=0)
         assert plan((Factor(*shape),) * 5, 1, 1, machine).steps[0][1].start == first
+
+    def test_of_shrinkage(self):
+        """What stretches begins with the last; of one row or column nothing is divided by zero."""
+        (*sweeps,) = shrinking_first((Factor(12, 8),) * 3, 1, 1, MACHINE._replace(merged=0))
+        assert [sweep.steps[0].start for sweep in sweeps] == [2, 1, 0]
+        assert [stretch(*shape) for shape in ((0, 4), (1, 4), (4, 1), (4, 0), (4, 4))] == [
+            *(-0.75, -0.75),
+            *(0.75, 0.75),
+            0,
+        ]
 
     @pytest.mark.parametrize("known", [*itertools.permutations(((10, 100), (100, 100), (100, 10)))])
     def test_factors_that_shrink_come_first(self, known):
@@ -228,6 +291,24 @@ class TestPieces:
         made = plan(known, 1, 1, MACHINE)
         assert len(made.sweeps) < len(made.steps)
         assert not any(sweep.whole for sweep in made.sweeps)
+
+    @pytest.mark.parametrize(
+        ("left", "right", "room", "made"),
+        [(4, 4, 10, (2, 4, 2)), (1, 1000, 70, (1, 64, 16))],
+        ids=("rows", "columns"),
+    )
+    def test_are_as_large_as_the_cache(self, left, right, room, made):
+        """Whole rows where they fit, and else as many registers of columns as do."""
+        machine = MACHINE._replace(merged=0, cache=room * 9 * MACHINE.itemsize)
+        (sweep,) = in_pieces((Factor(3, 3),) * 2, left, right, machine)
+        assert (sweep.before_piece, sweep.after_piece, sweep.pieces) == made
+
+    @pytest.mark.parametrize("kernels", (None, FAKE))
+    def test_have_the_flops_of_the_whole(self, kernels):
+        known, machine = (Factor(3, 3),) * 6, MACHINE._replace(merged=0, kernels=kernels)
+        (sweep,) = sweeps = in_pieces(known, 4, 5, machine)
+        assert len(sweep.steps) == (6 if kernels is None else 2)
+        assert Plan(known, 4, 5, tuple(sweeps), machine).flops == 6 * (4 * 3**6 * 5) * 5
 
     def test_short_vectors_are_whole(self):
         assert plan((Factor(20, 20),) * 3, 1, 1, MACHINE).workspace == 0
@@ -267,6 +348,16 @@ class TestKernels:
         last_first = STRATEGIES[0](known[:3], 9, 7, MACHINE._replace(merged=0))
         assert compiled.flops == Plan(known[:3], 9, 7, tuple(last_first), MACHINE).flops
         assert one_by_one.flops <= compiled.flops
+
+
+def test_operators_count_for_themselves():
+    """Not among the flops, nor among the numbers that are read and written."""
+    known = Factor(5, 4), Factor(3, 3, "diagonal"), Factor(2, 2, "operator")
+    made = plan((*known, Factor(7, 7, "identity")), 2, 3, MACHINE._replace(merged=0, cache=0))
+    assert [step.kind for _, step in made.steps] == ["operator", "diagonal", "dense"]
+    numbers = 2 * (4 * 3 * 2 * 7) * 3
+    assert made.flops == numbers + numbers // 4 * 5 * 7
+    assert made.moved == 2 * numbers + numbers // 4 * (5 + 4)
 
 
 class TestTurning:
@@ -377,15 +468,26 @@ class TestWords:
     def test_of_nothing(self):
         assert str(plan((Factor(5, 5, "identity"),), 1, 1, MACHINE)) == ""
 
+    def test_of_pieces_of_columns(self):
+        known, machine = (Factor(3, 3),) * 2, MACHINE._replace(merged=0, cache=70 * 9 * 8)
+        made = Plan(known, 1, 1000, tuple(in_pieces(known, 1, 1000, machine)), machine)
+        assert str(made).splitlines() == [
+            "16 pieces of 1 x 9 x 64, each:",
+            "    A2 (3 x 3) on (3, 3, 64)",
+            "    A1 (3 x 3) on (1, 3, 192)",
+        ]
+
     def test_of_pieces(self):
         made = plan((Factor(50, 50),) * 4, 1, 1, MACHINE)
         sweep = made.sweeps[0]
-        head, first, *_ = str(made).splitlines()
+        head, *lines = str(made).splitlines()
         assert head == (
             f"{sweep.pieces} pieces of {sweep.before_piece} x {sweep.columns} x "
             f"{sweep.after_piece}, each:"
         )
-        assert first.startswith("    A4 (50 x 50) on (")
+        for line, step in zip(lines, sweep.steps, strict=False):
+            left, right = sweep.before_piece * step.left, step.right * sweep.after_piece
+            assert line == f"    A{step.stop} (50 x 50) on ({left}, 50, {right})"
 
     def test_of_kernels(self):
         made = plan((Factor(8, 8),) * 3, 1, 64, MACHINE._replace(kernels=FAKE))

@@ -110,6 +110,11 @@ class TestScale:
         made = kronops.KroneckerOperator(factors, scale) @ x
         assert error(made / scale, reference(factors, x)) < 1e-13
 
+    def test_of_operators(self):
+        blocks, x = kronops.block_diag(draw(2, 2), draw(1, 1)), draw(9, 2)
+        wanted = -2 * reference([blocks.to_dense()] * 2, x)
+        assert error(kronops.KroneckerOperator([blocks] * 2, -2.0) @ x, wanted) < 1e-14
+
     def test_of_factors_without_entries(self):
         given = np.ones((4, 3))
         identities = [kronops.IdentityOperator(2, like=given)] * 2
@@ -208,6 +213,10 @@ class TestBatches:
         factors, x = [draw(9, 7), draw(8, 8), draw(5, 9)], draw(*shape)
         wanted = x @ np.kron(np.kron(*factors[:2]), factors[2])
         assert error(x @ kronops.kron(*factors), wanted) < 1e-14
+
+    def test_of_nothing_is_zeros(self, compiled):
+        made = kronops.kron(np.ones((3, 0)), np.ones((2, 2))) @ np.zeros((0, 4))
+        assert np.array_equal(made, np.zeros((6, 4)))
 
     def test_large_from_the_other_side(self, compiled):
         factors, x = [draw(8, 8) for _ in range(5)], draw(9, 8**5)

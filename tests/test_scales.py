@@ -65,6 +65,21 @@ def test_the_vector_may_make_up_for_the_scale():
     np.testing.assert_allclose(op.solve(1e50 * want), 1e-250 * x, rtol=1e-10)
 
 
+def test_a_scale_counts_among_what_leaves_the_range():
+    """Also where it makes up for what the factors do, and where it is near one."""
+    small = kronops.block_diag(2.0**-150 * np.eye(2))  # no matrix that could be scaled instead
+    op = kronops.KroneckerOperator([small] * 2, scale=2.0**300)
+    np.testing.assert_array_equal(op @ np.full(4, 2.0**-800), 2.0**-800)
+    op = kronops.KroneckerOperator([2.0**400 * np.eye(2), 2.0**-400 * np.eye(2)], scale=0.5)
+    np.testing.assert_array_equal(op @ np.full(4, 2.0**-700), 2.0**-701)
+
+
+def test_a_scale_that_would_cost_an_entry_digits_is_kept_apart():
+    tiny = (2 - 2.0**-52) * 2.0**-701
+    op = kronops.KroneckerOperator([np.array([[1.0, tiny], [tiny, 1.0]])], scale=2.0**-325)
+    assert (op @ np.array([0.0, 2.0**1000]))[0] == tiny * 2.0**675
+
+
 def test_a_large_vector_meets_the_small_factor_first():
     x = 1e300 * rng.standard_normal(9)
     want = np.kron(A, B) @ x
@@ -87,6 +102,14 @@ def test_single_precision_has_its_own_range():
     want = np.kron(np.kron(A, B), np.kron(A, B)) @ x
     got = op @ x
     assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+def test_a_scale_may_be_out_of_the_range_of_single_precision():
+    small = [np.float32(1e-30) * matrix.astype(np.float32) for matrix in (A, B)]
+    x = rng.standard_normal(9).astype(np.float32)
+    want = np.kron(A, B) @ x
+    got = kronops.KroneckerOperator(small, scale=1e60) @ x
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
