@@ -1,20 +1,19 @@
-"""A product with a vector four times the memory that the process may take, by way of files.
+"""Products with a vector four times the memory that a worker may have, by `op.multiply` itself.
 
-The limit is enforced by the kernel: with `RLIMIT_DATA` memory beyond it is refused, and that is a
-`MemoryError`. The vector is a sum of outer products, so that the right answer is known entry by
-entry without being held.
+    python benchmarks/out_of_core.py --json benchmarks/results/….json
 
-    python benchmarks/out_of_core.py --memory 256 --times 4
+A worker of Dask's that takes more than it may is ended by its nanny; the most that each one had is
+the kernel's count (`VmHWM`, on Linux). The vector is a sum of outer products, so that the right
+answer is known entry by entry, and neither is ever held by one process.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import functools
+import logging
 import math
 import os
-import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,122 +21,133 @@ from pathlib import Path
 import dask
 import dask.array as da
 import numpy as np
+from distributed import Client, LocalCluster
+from scripts import add_output, save
 
-from kronops import DenseOperator, kron
-from kronops.backends import settings
+import kronops
+from kronops.bench.measuring import environment
 
 MIB = 2**20
 TERMS = 2
-REST = (64, 32, 32, 16)  # all axes but the first
-# The allocator gives back what is freed, and BLAS takes no memory for threads of its own.
-FRUGAL = {"MALLOC_TRIM_THRESHOLD_": "65536", "OPENBLAS_NUM_THREADS": "1"}
+REST = (128, 64, 64)  # all axes but the first: rows of 4 MiB
+CHUNKS = 32  # fit into the memory of a worker
+PRODUCTS = ("multiply", "multiply_inverse")
+# What docs/cluster.md tells users: exchanges by files, with little of them in memory at a time.
+FRUGAL = {
+    "array.rechunk.method": "p2p",
+    "distributed.p2p.comm.concurrency": 1,
+    "distributed.p2p.comm.buffer": "16 MiB",
+    "distributed.p2p.storage.buffer": "16 MiB",
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--memory", type=int, default=256, help="MiB that the process may take")
-    parser.add_argument("--times", type=float, default=4.0, help="of which the vector has so many")
-    arguments = parser.parse_args()
-    if not FRUGAL.items() <= os.environ.items():  # they are read when a process begins
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | FRUGAL)
-    print(json.dumps(measure(arguments.memory * MIB, arguments.times)))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--memory", type=int, default=512, help="MiB that a worker may have")
+    parser.add_argument("--times", type=int, default=4, help="of all of which the vector has")
+    add_output(parser)
+    options = parser.parse_args()
+    versions = environment(("dask", "distributed", "numpy")) | {"threads": 1}
+    report = {"benchmark": "out of core", **versions, "rows": []}
+    for workers in (1, 2):
+        for product in PRODUCTS:
+            row = measure(product, workers, options.memory, options.times)
+            report["rows"].append(row)
+            print(row, flush=True)
+            save(report, options.json)
 
 
-def measure(memory: int, times: float) -> dict[str, object]:
-    """The product's error relative to what rounding allows, its time and the memory it took."""
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    shape = (int(memory * times) // (8 * math.prod(REST)), *REST)
+def measure(product: str, workers: int, memory: int, times: int) -> dict[str, object]:
+    """A product's error relative to what rounding allows, its time, and what a worker had."""
+    row = 8 * math.prod(REST)
+    shape = (times * workers * memory * MIB // row, *REST)
+    rows = max(memory * MIB // CHUNKS // row, 1)
     start = time.perf_counter()
     with (
         tempfile.TemporaryDirectory() as folder,
-        dask.config.set(scheduler="sync"),
-        settings(compiled=False),
+        dask.config.set(FRUGAL | {"temporary-directory": folder}),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=memory * MIB,
+            silence_logs=logging.CRITICAL,
+            dashboard_address=":0",
+        ) as cluster,
+        Client(cluster) as client,
     ):
-        error = largest_error(shape, folder)
+        before = dict(client.run(peak_memory).values())
+        error = largest_error(product, shape, rows)
+        after = dict(client.run(peak_memory).values())
+    if before.keys() != after.keys():
+        raise MemoryError(f"a worker took more than {memory} MiB and was ended")
     return {
-        "benchmark": "out of core",
-        "threads": 1,
-        "vector MiB": 8 * math.prod(shape) / MIB,
-        "allowed MiB": memory / MIB,
-        "peak MiB": peak_memory() / MIB,
+        "product": product,
+        "workers": workers,
+        "vector MiB": 8 * math.prod(shape) // MIB,
+        "chunk MiB": rows * row // MIB,
+        "allowed MiB": memory,
+        "peak MiB": math.ceil(max(after.values()) / MIB),
+        "MiB before": math.ceil(max(before.values()) / MIB),
         "error": error,
         "seconds": time.perf_counter() - start,
     }
 
 
-def product(factors: list[np.ndarray], x: da.Array, folder: str) -> da.Array:
-    """``kron(*factors)`` times ``x``, a matrix in chunks of columns; the product is in rows.
-
-    The factor whose axis is whole in these chunks goes first, the others where theirs are. What is
-    between is in files, of which a chunk reads its part: nothing is exchanged in memory.
-    """
-    first, *rest = factors
-    (DenseOperator(first) @ x).map_blocks(write_columns, folder, dtype=float).sum().compute()
-    rows = ((1,) * x.shape[0], (x.shape[1],))
-    pieces = x.chunks[1]
-    return da.map_blocks(read_row, folder, pieces, chunks=rows, dtype=float) @ kron(*rest).T
-
-
-def write_columns(columns: np.ndarray, folder: str, block_info=None) -> np.ndarray:
-    """A file of the columns; nothing of them stays."""
-    columns.tofile(f"{folder}/{block_info[0]['chunk-location'][1]}")
-    return np.zeros((1, 1))
-
-
-def read_row(folder: str, pieces: tuple[int, ...], block_info=None) -> np.ndarray:
-    """A row of the matrix whose columns are in files."""
-    row = block_info[None]["chunk-location"][0]
-    parts = [
-        np.fromfile(f"{folder}/{i}", float, count=size, offset=8 * size * row)
-        for i, size in enumerate(pieces)
-    ]
-    return np.concatenate(parts)[None]
-
-
-def largest_error(shape: tuple[int, ...], folder: str) -> float:
-    """The largest error of an entry, relative to the bound of a backward stable product."""
+def largest_error(product: str, shape: tuple[int, ...], rows: int) -> float:
+    """The largest error of an entry, relative to the bound of backward stable products."""
     rng = np.random.default_rng(0)
-    factors = [rng.normal(size=(n, n)) / n for n in shape]
+    factors = [np.eye(n) + rng.normal(size=(n, n)) / (4 * n**0.5) for n in shape]
     sides = [rng.normal(size=(n, TERMS)) for n in shape]
-    y = product(factors, outer_sum(sides), folder)
-    pairs = [(a @ u, abs(a) @ abs(u)) for a, u in zip(factors, sides, strict=True)]
-    want, bound = zip(*pairs, strict=True)
-    ones = ((1,) * shape[0], (1,))
-    errors = y.map_blocks(chunk_error, want=want, bound=bound, chunks=ones, dtype=float)
+    if product == "multiply":
+        want = [a @ u for a, u in zip(factors, sides, strict=True)]
+        bound = [abs(a) @ abs(u) for a, u in zip(factors, sides, strict=True)]
+    else:
+        want = [np.linalg.solve(a, u) for a, u in zip(factors, sides, strict=True)]
+        bound = [
+            abs(np.linalg.inv(a)) @ abs(a) @ abs(x) for a, x in zip(factors, want, strict=True)
+        ]
+    x = da.map_blocks(
+        outer_sum, sides, chunks=da.core.normalize_chunks((rows, *REST), shape), dtype=float
+    )
+    y = getattr(kronops.kron(*factors), product)(x)
+    ones = tuple((1,) * blocks for blocks in y.numblocks)
+    errors = y.map_blocks(chunk_error, want, bound, chunks=ones, dtype=float)
     return float(errors.max().compute() / (np.finfo(float).eps * sum(shape)))
 
 
-def outer_sum(sides: list[np.ndarray]) -> da.Array:
-    """``Σ u ⊗ v ⊗ …`` as a matrix in chunks of columns, each made when it is needed."""
+def outer_sum(sides: list[np.ndarray], block_info=None) -> np.ndarray:
+    """The chunk ``Σ u ⊗ v ⊗ …`` of a place in an array."""
+    place = block_info[None]["array-location"]
+    return outer([side[slice(*ends)] for side, ends in zip(sides, place, strict=True)])
 
-    def chunk(block_info=None):
-        column = block_info[None]["chunk-location"][1]
-        return outer([sides[0], sides[1][column : column + 1], *sides[2:]])
 
-    first, second, *rest = map(len, sides)
-    return da.map_blocks(chunk, chunks=((first,), (math.prod(rest),) * second), dtype=float)
+def chunk_error(y: np.ndarray, want: list, bound: list, block_info=None) -> np.ndarray:
+    """The largest error of a chunk relative to the bound without eps; at most two chunks more."""
+    place = block_info[0]["array-location"]
+    want, bound = (
+        outer([side[slice(*ends)] for side, ends in zip(sides, place, strict=True)])
+        for sides in (want, bound)
+    )
+    want -= y
+    np.abs(want, out=want)
+    want /= bound
+    return want.max(keepdims=True)
 
 
 def outer(sides: list[np.ndarray]) -> np.ndarray:
-    """All entries, as a matrix of the first side by the others."""
-    first, *others = sides
-    made = others[0]
-    for side in others[1:]:
-        made = (made[:, None] * side).reshape(-1, TERMS)
-    return first @ made.T
+    """All entries of a sum of outer products."""
+    first, *rest = sides
+    last = functools.reduce(lambda u, v: (u[:, None] * v).reshape(-1, TERMS), rest)
+    return (first @ last.T).reshape([len(side) for side in sides])
 
 
-def chunk_error(y, want, bound, block_info=None) -> np.ndarray:
-    """The largest error of some rows relative to the bound without eps."""
-    start, stop = block_info[0]["array-location"][0]
-    want, bound = ([first[start:stop], *rest] for first, *rest in (want, bound))
-    return (abs(y - outer(want)) / outer(bound)).max(keepdims=True)
-
-
-def peak_memory() -> int:
-    """The most bytes that this process had in memory."""
+def peak_memory() -> tuple[int, int]:
+    """This process, and the most bytes that it had in memory."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    return os.getpid(), peak
 
 
 if __name__ == "__main__":

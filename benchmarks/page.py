@@ -1,4 +1,4 @@
-"""Write the tables and pictures of docs/benchmarks.md from the results that are committed.
+"""Write the tables and pictures of the docs from the results that are committed.
 
     python benchmarks/page.py
 
@@ -16,12 +16,14 @@ from typing import Any
 
 from kronops.bench.cases import DTYPES, SIDES
 
-__all__ = ["HOSTILE", "PAGE", "PLANNING", "filled", "results"]
+__all__ = ["PAGES", "filled", "results"]
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 HOSTILE = PAGE.with_name("hostile.md")
 PLANNING = PAGE.with_name("planning_ahead.md")
+CLUSTER = PAGE.with_name("cluster.md")
+PAGES = (PAGE, HOSTILE, PLANNING, CLUSTER)
 PICTURES = PAGE.parent / "_static"
 
 Report = dict[str, Any]
@@ -171,6 +173,43 @@ def sharded(report: Report) -> str:
     return "\n\n".join([f"{counted(report['threads'])} for each process. {where(report)}", *parts])
 
 
+def workers(report: Report) -> str:
+    """Products on one and two of Dask's workers, and what travelled beside what was predicted."""
+    heads = ["scaling", "workers", "vector", "seconds", "speed", "bytes sent", "predicted / sent"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for row in report["rows"]:
+        sent = max(row["bytes sent"])
+        ratio = f"{row['bytes predicted'] / sent:.2f}" if sent else "–"
+        lines.append(
+            f"| {row['scaling']} | {row['workers']} | {row['shape']} | {time(min(row['seconds']))} "
+            f"| {row['speed']:.2f} | {sent:,} | {ratio} |"
+        )
+    return "\n\n".join([f"Workers of one thread. {where(report)}", "\n".join(lines)])
+
+
+def out_of_core(report: Report) -> str:
+    """The most memory that a worker had, and how right the products were."""
+    heads = [
+        "product",
+        "workers",
+        "vector",
+        "chunks",
+        "a worker may have",
+        "had",
+        "when it started",
+    ]
+    heads += ["error", "seconds"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    sizes = ("vector MiB", "chunk MiB", "allowed MiB", "peak MiB", "MiB before")
+    for row in report["rows"]:
+        cells = [f"{row[name]:,} MiB" for name in sizes]
+        lines.append(
+            f"| `{row['product']}` | {row['workers']} | {' | '.join(cells)} | {row['error']:.1g} "
+            f"| {time(row['seconds'])} |"
+        )
+    return "\n\n".join([f"Workers of one thread. {where(report)}", "\n".join(lines)])
+
+
 def hard_instances(report: Report) -> str:
     """Errors in units of rounding by library, how often each keeps 16 of them, and costs."""
     errors = [row for row in report["rows"] if "instance" in row]
@@ -233,6 +272,8 @@ SECTIONS = {
     "hard instances": hard_instances,
     "curvature": rows,
     "sharded": sharded,
+    "workers": workers,
+    "out of core": out_of_core,
 }
 
 
@@ -288,7 +329,7 @@ def main() -> None:
             picture.ratios(report["cases"], PICTURES / picture_of(report))
         if report["benchmark"] == "growth":
             picture.growth(report["rows"], PICTURES / "growth.png")
-    for page in (PAGE, HOSTILE, PLANNING):
+    for page in PAGES:
         page.write_text(filled(reports, page), encoding="utf-8")
 
 

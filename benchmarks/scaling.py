@@ -1,16 +1,16 @@
 """Products on one and on two worker processes: strong and weak scaling, and the bytes that travel.
 
-python benchmarks/scaling.py --size 128 --output benchmarks/results/….json
+    python benchmarks/scaling.py --json benchmarks/results/….json
+
+`kron(A, B, C) @ x` with x in 16 chunks of rows. Strong scaling keeps the vector, weak scaling its
+part on each worker; the speed is multiplications per second, over those of one worker.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import logging
-import os
-import platform
+import math
 import tempfile
 import time
 
@@ -19,50 +19,40 @@ import dask.array as da
 import numpy as np
 from distributed import Client, LocalCluster, WorkerPlugin, wait
 from distributed.shuffle._core import ShuffleRun
+from scripts import add_output, save
 
 import kronops
+from kronops.bench.measuring import environment
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=192, help="of the factors but the first")
     parser.add_argument("--rows", type=int, default=192, help="of the first, for one worker")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output")
-    arguments = parser.parse_args()
-    runs = [
-        run(workers, rows, arguments.size, arguments.repeats)
-        for workers, rows in ((1, arguments.rows), (2, arguments.rows), (2, 2 * arguments.rows))
-    ]
-    one, two, twice = (work(run) / min(run["seconds"]) for run in runs)
-    report = {
-        "benchmark": "workers",
-        "threads": 1,
-        "what": "kron(A, B, C) @ x, x in 16 chunks of rows, workers of one thread",
-        "date": datetime.date.today().isoformat(),
-        "processors": os.cpu_count(),
-        "load average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "versions": {"dask": dask.__version__, "numpy": np.__version__},
-        "speed of two workers, one is 1 (strong)": two / one,
-        "the same with twice the vector (weak)": twice / one,
-        "runs": runs,
-    }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if arguments.output:
-        with open(arguments.output, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+    add_output(parser)
+    options = parser.parse_args()
+    rows = []
+    for kind, workers, times in (("strong", 1, 1), ("strong", 2, 1), ("weak", 2, 2)):
+        shape = (times * options.rows, options.size, options.size)
+        made = run(workers, shape, options.repeats)
+        alone = rows[0] if rows else made
+        rows.append({"scaling": kind, **made, "speed": speed(made) / speed(alone)})
+        print(rows[-1], flush=True)
+    versions = environment(("dask", "distributed", "numpy")) | {"threads": 1}
+    save({"benchmark": "workers", **versions, "rows": rows}, options.json)
 
 
-def work(run: dict) -> float:
-    """Multiplications of a product."""
-    return float(np.prod(run["shape"])) * sum(run["shape"])
+def speed(run: dict) -> float:
+    """Multiplications of a product per second."""
+    shape = list(map(int, run["shape"].split(" x ")))
+    return math.prod(shape) * sum(shape) / min(run["seconds"])
 
 
-def run(workers: int, rows: int, size: int, repeats: int) -> dict:
-    """Seconds of several products, and what travelled between workers in one of them."""
-    shape = (rows, size, size)
+def run(workers: int, shape: tuple[int, ...], repeats: int) -> dict:
+    """Seconds of several products, and what travelled between workers in each of them."""
     rng = np.random.default_rng(0)
     op = kronops.kron(*(rng.normal(size=(n, n)) / n for n in shape))
     with (
@@ -77,7 +67,11 @@ def run(workers: int, rows: int, size: int, repeats: int) -> dict:
         Client(cluster) as client,
     ):
         client.register_plugin(Sent())
-        x = da.random.default_rng(0).normal(size=shape, chunks=(rows // 16, size, size)).persist()
+        x = (
+            da.random.default_rng(0)
+            .normal(size=shape, chunks=(shape[0] // 16, *shape[1:]))
+            .persist()
+        )
         wait(x)
         seconds, moved = [], []
         for _ in range(repeats):
@@ -88,9 +82,9 @@ def run(workers: int, rows: int, size: int, repeats: int) -> dict:
             moved.append(sum(client.run(sent).values()) - before)
     return {
         "workers": workers,
-        "shape": shape,
+        "shape": " x ".join(map(str, shape)),
         "seconds": seconds,
-        "bytes exchanged": moved,
+        "bytes sent": moved,
         "bytes predicted": predicted(shape, workers),
     }
 

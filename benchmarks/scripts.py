@@ -13,12 +13,17 @@ from threads import restart_with
 
 from kronops.bench.measuring import environment
 
-__all__ = ["add_options", "save", "table"]
+__all__ = ["add_options", "add_output", "save", "table"]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What every benchmark can be told."""
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library")
+    add_output(parser)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Where the results go."""
     parser.add_argument("--json", type=Path, help="where to write the results")
 
 

@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-from scripts import add_options, save
+from scripts import add_output, save
 
 import kronops
 from kronops.bench.measuring import environment
@@ -36,13 +36,14 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_options(parser)
+    add_output(parser)
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         work(*options.worker)
         return
-    report = {"benchmark": "sharded", **environment(("numpy", "jax")), "rows": []}
+    versions = environment(("numpy", "jax")) | {"threads": 1}
+    report = {"benchmark": "sharded", **versions, "rows": []}
     for kind in ("strong", "weak"):
         for processes in (1, 2):
             last = SIZE * processes if kind == "weak" else SIZE

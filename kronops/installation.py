@@ -24,7 +24,7 @@ _LIBRARIES = {
     "jax": ("jax",),
     "dask": ("dask",),
 }
-_EXTRAS = {name: (name,) for name in ("numba", "matplotlib", "safetensors")}
+_EXTRAS = {name: (name,) for name in ("distributed", "numba", "matplotlib", "safetensors")}
 _NEIGHBOURS = {name: (name,) for name in ("lineax", "linear_operator", "gpytorch", "pylops")}
 _NEIGHBOURS |= {"CoLA": ("cola-ml",), "curvlinops": ("curvlinops-for-pytorch",)}
 _NO_PLACES = {"None", "meta", "DASK_DEVICE"}  # which libraries list among their devices

@@ -249,6 +249,8 @@ class LinearOperator(Collection, ABC):
     def __matmul__(self, other: Array) -> Array: ...
     def __matmul__(self, other: Any) -> Any:
         """``op @ x`` for an array ``(n,)`` or ``(..., n, k)``; ``op @ op`` composes."""
+        if self.backend.is_plain(other, self.device):  # what small products cost
+            return self._apply_plain(other, "x")
         if isinstance(other, LinearOperator):
             return self._algebra.compose(self, other)
         return self._apply(other)
@@ -1143,6 +1145,10 @@ class LinearOperator(Collection, ABC):
             x = self._as_input(x, name)
             if backend_of(x) is not self.backend:
                 return self._algebra.chunkwise(self, x)._apply(x, name)
+        return self._apply_plain(x, name)
+
+    def _apply_plain(self, x: Array, name: str) -> Array:
+        """`_apply` of an array that needs no check."""
         if self.backend.shards and x.ndim:
             made = self._algebra.multiply_sharded(self, x, max(x.ndim - 2, 0))
             if made is not None:

@@ -15,7 +15,7 @@ import heapq
 import itertools
 import math
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -340,14 +340,20 @@ def as_layout(spec: Any, sizes: Sequence[int], mesh: Mesh) -> Layout:
     >>> as_layout((None, "x"), (3, 8), (("x", 4),)), as_layout(None, (8, 3), (("x", 4),))
     (((), ('x',)), (('x',), ()))
     """
-    entries = (tuple(name for name, _ in mesh),) if spec is None else tuple(spec)
+    known = [name for name, _ in mesh]
+    if isinstance(spec, str) or not isinstance(spec, Iterable | None):
+        raise TypeError(
+            f"spec is a {type(spec).__name__}: a jax.sharding.PartitionSpec, or a tuple of None "
+            f"and the names {known}, would do"
+        )
+    entries = (tuple(known),) if spec is None else tuple(spec)
     made = tuple(
-        () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+        () if entry is None else tuple(entry) if isinstance(entry, (tuple, list)) else (entry,)
         for entry in (*entries, *(None,) * (len(sizes) - len(entries)))
     )
     names = [name for axis in made for name in axis]
-    known = [name for name, _ in mesh]
-    if len(made) != len(sizes) or len(set(names)) < len(names) or not set(names) <= set(known):
+    fits = len(made) == len(sizes) and all(name in known for name in names)
+    if not fits or len(set(names)) < len(names):
         raise ValueError(
             f"spec = {spec!r}: for an array with {len(sizes)} axes, up to {len(sizes)} of None, "
             f"the names {known} or tuples of them would do, each name once"

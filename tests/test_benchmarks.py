@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
+import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gpu
@@ -151,24 +154,55 @@ def test_memory_stays_within_what_a_product_may_need():
 @pytest.mark.parametrize(
     "sizes, columns", [((16, 16, 16), 16), ((8, 8, 8, 8, 8), 1), ((20, 30, 40), 1)]
 )
-def test_no_more_than_twice_the_time_of_plain_numpy(sizes, columns):
+def test_little_more_than_the_time_of_plain_numpy(sizes, columns):
+    """Of processors: those that others use do not count."""
     case = Case("middle", tuple((p, p) for p in sizes), columns, "K @ X", "float64")
     functions = [prepare(*case.arrays(), case.side) for prepare in (kronops_product, numpy_chain)]
     calls = [calls_for(min(seconds(function) for _ in range(3))) for function in functions]
     ratios = []
-    for _ in range(5):  # whoever else works on this machine disturbs some attempts
+    for _ in range(8):  # whoever else works on this machine disturbs some attempts
         with no_collection():
-            rounds = [[*map(seconds, functions, calls)] for _ in range(5)]
+            rounds = [[*map(processor_seconds, functions, calls)] for _ in range(5)]
         ours, plain = map(min, zip(*rounds, strict=True))
         ratios.append(ours / plain)
-        if ratios[-1] <= 2:
+        if ratios[-1] <= 1.25:
             return
     pytest.fail(f"time by plain NumPy's: {ratios}")
 
 
+def processor_seconds(function, calls):
+    function()
+    start = time.process_time()
+    for _ in range(calls):
+        function()
+    return (time.process_time() - start) / calls
+
+
+SCRIPTS = sorted(Path(page.__file__).parent.glob("*.py"))
+WITHOUT_OPTIONS = ("overhead", "page")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_every_script_starts(script, monkeypatch, capsys):
+    """Those with options as far as their help, the others and what they share when imported."""
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    has_help = "__main__" in script.read_text(encoding="utf-8")
+    try:
+        if not has_help or script.stem in WITHOUT_OPTIONS:
+            importlib.import_module(script.stem)
+            return
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
+    except ModuleNotFoundError as error:
+        if error.name not in ("dask", "distributed", "jax", "matplotlib", "torch"):
+            raise
+        pytest.skip(f"{error.name} is not installed")
+    assert not ended.value.code and "usage:" in capsys.readouterr().out
+
+
 def test_the_page_is_written_from_the_committed_results():
     results = page.results()
-    for path in (page.PAGE, page.HOSTILE, page.PLANNING):
+    for path in page.PAGES:
         assert path.read_text(encoding="utf-8") == page.filled(results, path)
     for found in results:
         assert json.loads(json.dumps(found)) == found

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,6 +20,7 @@ pytest.importorskip("distributed", reason="distributed is not installed")
 
 import cluster  # noqa: E402  # after distributed is known to be there
 import dask.bag as db  # noqa: E402
+import out_of_core  # noqa: E402
 import scaling  # noqa: E402
 from distributed import futures_of, wait  # noqa: E402
 from distributed.client import FutureCancelledError  # noqa: E402
@@ -102,7 +100,7 @@ def test_blocks_are_factorised_by_workers_in_parallel_and_stay_there(client, fol
     work = Counter()
     for name, pid in cluster.marks(folder):
         work[pid] += int(name) ** 3
-    assert max(work.values()) < 0.7 * sum(work.values())  # of two workers
+    assert max(work.values()) <= 0.55 * sum(work.values())  # of two workers
 
 
 def test_eigenvectors_stay_with_workers(client):
@@ -170,7 +168,8 @@ def test_the_page_runs(tmp_path, capsys):
         y = A @ v @ B.T
         want = kron(A, B).damped(0.1).multiply_inverse(y)
         np.testing.assert_allclose(x, want, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(names["Y"].compute(), A @ np.ones((64, 48)) @ B.T, rtol=1e-9)
+        product = da.from_npy_stack(f"{names['folder']}/product").compute()
+        np.testing.assert_allclose(product, y, rtol=1e-9, atol=1e-9)
         here = names["curvature"].operator(damping=0.01)
         gradient = dask.compute(names["gradient"])[0]
         for name, part in here.multiply_inverse(gradient).items():
@@ -190,19 +189,16 @@ def test_a_scheduler_lost_is_an_error_within_seconds(tmp_path):
             client.submit(sum, [1, 2]).result(timeout=10)
 
 
-def test_a_vector_four_times_the_memory():
-    script = ROOT / "benchmarks" / "out_of_core.py"
-    command = [sys.executable, str(script), "--memory", "240", "--times", "4"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert not done.returncode, done.stderr[-2000:]
-    measured = json.loads(done.stdout)
+def test_a_vector_four_times_the_memory_of_a_worker():
+    """It is ended if it takes more, and what it took is the kernel's count."""
+    measured = out_of_core.measure("multiply", workers=1, memory=256, times=4)
     assert measured["vector MiB"] == 4 * measured["allowed MiB"]
     assert measured["peak MiB"] <= measured["allowed MiB"]
     assert measured["error"] <= 1
 
 
 def test_as_many_bytes_travel_as_planned():
-    measured = scaling.run(workers=2, rows=32, size=24, repeats=1)
-    (moved,) = measured["bytes exchanged"]
+    measured = scaling.run(workers=2, shape=(32, 24, 24), repeats=1)
+    (moved,) = measured["bytes sent"]
     assert moved == pytest.approx(measured["bytes predicted"], rel=0.1)
     assert moved == 2 * (32 * 24 * 24 * 8) / 2  # there and back, one half

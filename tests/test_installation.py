@@ -27,6 +27,7 @@ def test_versions_are_those_of_the_distributions(capsys):
     assert said["kronops"].strip() == kronops.__version__
     for name in ("numpy", "scipy", "array-api-compat"):
         assert said[name].strip() == importlib.metadata.version(name)
+    assert "distributed" in said
     assert said["Python"].startswith(sys.version.split()[0])
 
 

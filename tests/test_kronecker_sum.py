@@ -156,22 +156,22 @@ class TestDecompositionsAreKept:
 
     def test_a_thousand_shifts_cost_less_than_two_decompositions(self):
         op = KroneckerSumOperator([definite(400), definite(400)])
-        start = time.perf_counter()
+        start = time.thread_time()
         op.damped(0.5).inverse()
-        decompositions = time.perf_counter() - start
-        start = time.perf_counter()
+        decompositions = time.thread_time() - start
+        start = time.thread_time()
         for i in range(1000):
             op.damped(1.0 + i)
-        assert time.perf_counter() - start < decompositions
+        assert time.thread_time() - start < decompositions
 
     def test_large_general_factors_are_solved_with_in_blocks(self):
         sizes = 128, 64, 32
         op = KroneckerSumOperator([general(n) for n in sizes])
         b = draw(*sizes)
         op.multiply_inverse(b)  # the Schur forms
-        start = time.perf_counter()
+        start = time.thread_time()
         x = op.multiply_inverse(b)
-        assert time.perf_counter() - start < 10
+        assert time.thread_time() - start < 10
         error = np.linalg.norm(op.multiply(x) - b)
         assert error < 1e-13 * float(op.norm()) * np.linalg.norm(x)
 

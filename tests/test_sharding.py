@@ -122,6 +122,8 @@ class TestExplain:
             ({"x": 4}, ("y",), "the names \\['x'\\] or tuples of them would do"),
             ({"x": 4}, ("x", "x"), "each name once"),
             ({"x": 4}, (None, None, "x"), "with 2 axes"),
+            ({"x": 4}, (5,), r"spec = \(5,\): for an array with 2 axes"),
+            ({"x": 4}, ({"x": 1}, None), "for an array with 2 axes"),
             ({"x": 0}, None, r"mesh\['x'\] = 0: an integer ≥ 1"),
             ({"x": 2.5}, None, r"mesh\['x'\] = 2.5: an integer ≥ 1"),
             ({"x": "2"}, None, r"mesh\['x'\] = '2': an integer ≥ 1"),
@@ -130,6 +132,13 @@ class TestExplain:
     def test_what_does_not_fit(self, mesh, spec, words):
         with pytest.raises(ValueError, match=words):
             self.op.explain(mesh=mesh, spec=spec)
+
+    @pytest.mark.parametrize("spec", [5, "x", 2.0])
+    def test_what_is_no_spec(self, spec):
+        with pytest.raises(
+            TypeError, match=r"spec is a .*: a jax.sharding.PartitionSpec, or a tuple"
+        ):
+            self.op.explain(mesh={"x": 4}, spec=spec)
 
     def test_what_is_no_mesh(self):
         with pytest.raises(TypeError, match="a dict of the names and sizes"):

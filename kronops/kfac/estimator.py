@@ -285,13 +285,15 @@ class Estimator(ABC):
         reduce : callable
             The collective of the array library or of MPI that sums an array over all processes, in
             place or by giving the sum: ``torch.distributed.all_reduce``, or ``comm.allreduce``. It
-            is given copies, of each total and of the weight.
+            is given copies, of each total and of the weight, and gives an array or None.
 
         Raises
         ------
         ValueError
             Nothing was estimated here yet. The other processes then wait as long as their
-            collective does.
+            collective does. Or ``reduce`` gave another shape or dtype.
+        TypeError
+            ``reduce`` gave what is neither an array nor None: a number, or a handle to wait for.
 
         Notes
         -----

@@ -144,8 +144,13 @@ def _summed(reduce: Callable[[Array], Any], array: Array) -> Array:
     """What ``reduce`` gives for a copy, or has made of it."""
     copied = backend_of(array).copy(array)
     made = reduce(copied)
-    if not is_array(made):
+    if made is None:
         return copied
+    if not is_array(made):
+        raise TypeError(
+            f"reduce gave a {type(made).__name__}: the sum as an array would do, or None where the "
+            f"array that it is given becomes the sum"
+        )
     if made.shape != array.shape or made.dtype != array.dtype:
         raise ValueError(
             f"reduce gave shape {tuple(made.shape)} in {made.dtype} for {tuple(array.shape)} in "
