@@ -13,7 +13,7 @@ PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest test-all test-gpu lint types docs screenshots package faults mutants bench format picture clean
+.PHONY: help demo test test-oldest test-threads test-all test-gpu lint types docs screenshots package faults mutants bench format picture clean
 
 help: ## Say what there is.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -32,6 +32,17 @@ test-oldest: ## The laws on NumPy and more, with the oldest versions that are su
 	@$(MAKE) --no-print-directory VENV=$(VENV)/oldest $(VENV)/oldest/oldest.stamp
 	$(ONE_THREAD) $(VENV)/oldest/bin/python -m pytest -n $(WORKERS) $(OLDEST) \
 		-k "not jax and not torch and not dask and not array_api_strict"
+
+# Few machines have such a Python, so it is not a part of .ci/run; and not every release of a library
+# has a wheel for it.
+PARALLEL := $(addprefix tests/test_,algebra.py checks.py damping.py functions.py inverses.py \
+	kronecker_sum.py products.py scales.py series.py single_precision.py)
+test-threads: ## Each test by four threads at once, without the lock: PYTHON=python3.14t.
+	@PIP_PREFER_BINARY=1 $(MAKE) --no-print-directory VENV=$(VENV)/threads $(VENV)/threads/threads.stamp
+	@$(VENV)/threads/bin/python -c 'import sys; sys.exit(getattr(sys, "_is_gil_enabled", lambda: 1)())' \
+	    || { echo "this Python has its lock: PYTHON=python3.14t, or 3.13t, would do" >&2; exit 1; }
+	$(ONE_THREAD) $(VENV)/threads/bin/python -m pytest tests/test_concurrency.py
+	$(ONE_THREAD) $(VENV)/threads/bin/python -m pytest --parallel-threads=4 $(PARALLEL)
 
 # The libraries of a GPU fit its driver: they are the user's own, and no .venv is made for them.
 test-gpu: ## The laws on a GPU, for example with PYTHON=python3 ARGS="-k cupy"; no GPU is an error.

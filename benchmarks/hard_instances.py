@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -402,6 +403,29 @@ def costs() -> Iterator[dict[str, Any]]:
             }
 
 
+def costs_of_series() -> Iterator[dict[str, Any]]:
+    rng = np.random.default_rng(1)
+    for sizes in ((30, 30), (100, 30), (100, 100)):
+        sides = []
+        for n in sizes:
+            c0, lag = conditioned(n, 1e6, n), rng.standard_normal((n, n))
+            lower = np.linalg.cholesky(c0)
+            sides.append((c0, lower @ (0.8 * lag / np.linalg.norm(lag, 2)) @ lower.T))
+        b = rng.standard_normal(math.prod(sizes))
+        for option in (1, 2):
+
+            def made(refine: bool, sides: Any = sides, option: int = option) -> Any:
+                return kronops.SeriesOperator(*sides, 10, option).inverse(refine=refine)
+
+            kept = made(False), made(True)
+            first = medians_in_turns(lambda: made(False) @ b, lambda: made(True) @ b, rounds=3)  # noqa: B023
+            later = medians_in_turns(lambda: kept[0] @ b, lambda: kept[1] @ b, rounds=3)  # noqa: B023
+            row: dict[str, Any] = {"series of sizes": list(sizes), "option": option}
+            for what, (plain, refined, ratio) in (("first", first), ("later", later)):
+                row |= {what: plain, f"{what}, refined": refined, f"{what}, ratio": ratio}
+            yield row
+
+
 def costs_of_double() -> Iterator[dict[str, Any]]:
     """Single precision: ours, by factors in double, and SciPy's Cholesky, in single throughout."""
     for n in (32, 64, 128, 256, 512, 1024):
@@ -441,6 +465,7 @@ def measure() -> Iterator[dict[str, Any]]:
     yield from spread()
     yield from costs_of_double()
     yield from costs()
+    yield from costs_of_series()
 
 
 DISTRIBUTIONS = (

@@ -276,9 +276,12 @@ def _picked(op: LinearOperator, line: Array, places: Index) -> Array:
 
 def _require_one_home(left: LinearOperator, right: LinearOperator) -> None:
     """One library and one device: closed forms look at shapes alone."""
-    first, second = (tree.leaves(op)[0] for op in (left, right))
-    backend = backend_of(first, second)
-    if not backend.same_device(second, backend.device(first)):
+    if left.backend is not right.backend:
+        raise TypeError(
+            f"operators of two libraries, {left.backend.name} and {right.backend.name}: "
+            f"move one of them (op.to_backend)"
+        )
+    if not left.backend.same_device(tree.leaves(right)[0], left.device):
         raise TypeError(
             f"operators on two devices, {left.device} and {right.device}: "
             f"move one of them (op.to_device)"

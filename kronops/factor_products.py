@@ -72,7 +72,7 @@ class FactorProducts:
             return self._in_order(self._balanced(exponent(x)), x, left, right)
         if self.backend.is_compiling():
             return self._in_order(self._shrinking_first(), x, left, right)
-        key = left, right, x.dtype, current_settings().compiled
+        key = left, right, x.dtype, current_settings()
         program = self._programs.get(key)
         if program is None:
             if len(self._programs) >= _KEPT:

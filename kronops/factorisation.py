@@ -26,10 +26,6 @@ __all__ = [
     "singular",
 ]
 
-# Rows up to which matrices of single precision are solved with in double, at up to twice the time
-# (docs/accuracy.md): above, and on GPUs without fast doubles, that would be felt.
-SOLVED_IN_DOUBLE = 256
-
 
 @dataclasses.dataclass(frozen=True)
 class Factorisation:
@@ -41,16 +37,15 @@ class Factorisation:
     columns: Array
     definite: bool
     factors: Any
-    determinant: tuple[Array, Array] | None = None
 
     def solve(self, b: Array, adjoint: bool = False) -> Array:
         """The solution for right-hand sides ``(n, k)``."""
         before, after = (self.columns, self.rows) if adjoint else (self.rows, self.columns)
-        solved = self._solve_scaled(b * before[:, None], adjoint)
-        # Factors may be in a wider precision: the result is rounded to what was asked for.
+        # In the precision of the factors, where half precision would leave its range.
+        scaled = self.backend.double(b) * before[:, None]
+        solved = self._solve_scaled(scaled, adjoint) * after[:, None]
         xp = self.backend.xp
-        dtype = xp.result_type(self.dtype, b.dtype)
-        return xp.astype(solved, dtype, copy=False) * after[:, None]
+        return xp.astype(solved, xp.result_type(self.dtype, b.dtype), copy=False)
 
     def inverse(self) -> Array:
         """The inverse's matrix."""
@@ -70,8 +65,6 @@ class Factorisation:
 
     def slogdet(self) -> tuple[Array, Array]:
         """Sign and logarithm of the absolute determinant."""
-        if self.determinant is not None:
-            return self.determinant
         xp = self.backend.xp
         if self.definite:
             sign = xp.ones((), dtype=self.dtype, device=self.backend.device(self.rows))
@@ -84,17 +77,6 @@ class Factorisation:
         real = self.backend.real_dtype(self.dtype)
         return xp.astype(sign, self.dtype, copy=False), xp.astype(logabsdet, real, copy=False)
 
-    def in_precision_of_solves(self) -> Factorisation:
-        """The same; of a large matrix in its own precision, but for the determinant."""
-        xp = self.backend.xp
-        matrix, *pivots = self.factors if isinstance(self.factors, tuple) else (self.factors,)
-        dtype = xp.result_type(self.dtype, xp.float32)  # half precision is solved in single
-        if self.rows.shape[0] <= SOLVED_IN_DOUBLE or matrix.dtype == dtype:
-            return self
-        rounded = xp.astype(matrix, dtype)
-        factors = (rounded, *pivots) if pivots else rounded
-        return dataclasses.replace(self, factors=factors, determinant=self.slogdet())
-
     def cholesky(self) -> Array:
         """The lower triangular ``L`` of the matrix itself, if ``definite``."""
         lower = self.backend.xp.astype(self.factors, self.dtype, copy=False)
@@ -105,20 +87,24 @@ class Factorisation:
     ) -> float:
         """Refuse a matrix that is singular to rounding (or warn); warn of one that is nearly so.
 
-        Singular is judged on the scaled matrix; the warning is about the matrix as it is. Its
-        condition number in the 1-norm is returned: estimated, unless the ``inverse`` is given.
+        Singular is a matrix that is so both as it is and scaled, by the precision it was given in;
+        the warning is about the matrix as it is. Its condition number in the 1-norm is returned:
+        estimated, unless the ``inverse`` is given.
         """
         if not matrix.shape[0]:
             return 1.0
         eps = epsilon(matrix)
+        matrix = self.backend.wide(matrix)  # half precision does not hold the sums
+        inverse = None if inverse is None else self.backend.wide(inverse)
         condition = self._condition(matrix, inverse, plain=True)
         spread = _spread(self.rows) * _spread(self.columns)
         if not condition * spread <= 0.1 / eps:  # by which the scaled one is larger at most
             scaled = self._condition(matrix, inverse, plain=False)
-            if refuse and scaled > 4.0 / eps:
+            if refuse and min(condition, scaled) > 4.0 / eps:
                 raise LinAlgError(singular(what))
             if scaled > 0.1 / eps or (spread == 1.0 and math.isinf(condition)):
-                condition = scaled  # without scales only sums out of range make a difference
+                # Without scales only sums out of range make a difference.
+                condition = min(condition, scaled)
         if condition > 0.1 / eps:
             warn(
                 f"{what} has condition number {condition:.1e}: "
@@ -153,7 +139,8 @@ class Factorisation:
         """
         xp = self.backend.xp
         n = self.rows.shape[0]
-        x = xp.full((n, 1), 1.0 / n, dtype=self.dtype, device=self.backend.device(self.rows))
+        dtype = xp.result_type(self.dtype, xp.float32)
+        x = xp.full((n, 1), 1.0 / n, dtype=dtype, device=self.backend.device(self.rows))
         steps = xp.arange(n, device=self.backend.device(self.rows))
         estimate = 0.0
         for _ in range(5):
@@ -246,9 +233,10 @@ class RefinedInverse:
 
 
 def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Factorisation:
-    """Cholesky if positive definite, else LU, of a square matrix: in double precision if there is.
+    """Cholesky if positive definite, else LU, of a square matrix.
 
-    Large matrices of single precision are solved with in that: see `SOLVED_IN_DOUBLE`.
+    Matrices of single and half precision are factorised, and solved with, in double where the
+    library has it; what is made is rounded to what was given.
 
     Parameters
     ----------
@@ -271,18 +259,16 @@ def factorise(matrix: Array, hermitian: bool, claimed: bool, what: str) -> Facto
         try:
             scale = _definite_scale(backend, matrix)
             factor = backend.scaled_cholesky(wide, scale)
-            made = Factorisation(backend, matrix.dtype, scale, scale, True, factor)
-            return made.in_precision_of_solves()
+            return Factorisation(backend, matrix.dtype, scale, scale, True, factor)
         except LinAlgError:
             if claimed:
                 raise LinAlgError(f"{what} is not positive definite") from None
     rows, columns = _scales(backend, matrix, what)
     scaled = wide * rows[:, None] * columns
     try:
-        made = Factorisation(backend, matrix.dtype, rows, columns, False, backend.lu(scaled))
+        return Factorisation(backend, matrix.dtype, rows, columns, False, backend.lu(scaled))
     except LinAlgError:
         raise LinAlgError(singular(what)) from None
-    return made.in_precision_of_solves()
 
 
 def singular(what: str) -> str:

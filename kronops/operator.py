@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 import os
 import sys
@@ -184,7 +185,7 @@ class LinearOperator(Collection, ABC):
                 f"{type(self).__name__} has no array or operator among its fields ({names}): the "
                 f"library, dtype and device are found in these"
             )
-        return backend_of(*leaves)
+        return backend_of(leaves[0])
 
     @fact
     def dtype(self) -> Any:
@@ -248,6 +249,8 @@ class LinearOperator(Collection, ABC):
     def __matmul__(self, other: Array) -> Array: ...
     def __matmul__(self, other: Any) -> Any:
         """``op @ x`` for an array ``(n,)`` or ``(..., n, k)``; ``op @ op`` composes."""
+        if self.backend.is_plain(other, self.device):  # what small products cost
+            return self._apply_plain(other, "x")
         if isinstance(other, LinearOperator):
             return self._algebra.compose(self, other)
         return self._apply(other)
@@ -1007,8 +1010,8 @@ class LinearOperator(Collection, ABC):
         """``op @ other`` in closed form, or None."""
         return None
 
-    def _children(self) -> dict[str, LinearOperator]:
-        """The operators in the fields, by what `explain` calls them."""
+    def _named_parts(self) -> dict[str, Any]:
+        """What is in the fields, by what users call it: arrays, operators, and scalars."""
         named: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             content = getattr(self, field.name)
@@ -1016,7 +1019,13 @@ class LinearOperator(Collection, ABC):
                 named |= {f"{field.name}[{i}]": part for i, part in enumerate(content)}
             else:
                 named[field.name] = content
-        return {name: part for name, part in named.items() if isinstance(part, LinearOperator)}
+        return named
+
+    def _children(self) -> dict[str, LinearOperator]:
+        """The operators in the fields, by what `explain` calls them."""
+        return {
+            n: part for n, part in self._named_parts().items() if isinstance(part, LinearOperator)
+        }
 
     def _account(self, operation: str, columns: int) -> Account:
         """What `explain` says of one of `kronops.explaining.OPERATIONS`."""
@@ -1136,6 +1145,10 @@ class LinearOperator(Collection, ABC):
             x = self._as_input(x, name)
             if backend_of(x) is not self.backend:
                 return self._algebra.chunkwise(self, x)._apply(x, name)
+        return self._apply_plain(x, name)
+
+    def _apply_plain(self, x: Array, name: str) -> Array:
+        """`_apply` of an array that needs no check."""
         if self.backend.shards and x.ndim:
             made = self._algebra.multiply_sharded(self, x, max(x.ndim - 2, 0))
             if made is not None:
@@ -1196,13 +1209,25 @@ class LinearOperator(Collection, ABC):
     def _check_one_home(self) -> None:
         """One library and one device for all arrays of the operator."""
         notice_imports()
-        backend = self.backend
-        for leaf in tree.leaves(self):
-            if not backend.same_device(leaf, self.device):
+        backend, device = self.backend, self.device
+        for place, leaf in enumerate(tree.leaves(self)):
+            if (other := backend_of(leaf)) is not backend:
+                first, strange = self._name_of_leaf(0), self._name_of_leaf(place)
                 raise TypeError(
-                    f"arrays on two devices, {self.device} and {backend.device(leaf)}: "
-                    f"bring all of them to one device first"
+                    f"{first} is of {backend.name}, {strange} of {other.name}: "
+                    f"bring both to one library first"
                 )
+            if not backend.same_device(leaf, device):
+                first, strange = self._name_of_leaf(0), self._name_of_leaf(place)
+                raise TypeError(
+                    f"{first} is on device {device}, {strange} on {backend.device(leaf)}: "
+                    f"bring both to one device first"
+                )
+
+    def _name_of_leaf(self, place: int) -> str:
+        """What users call the part that has one of the operator's arrays."""
+        names = (name for name, part in self._named_parts().items() for _ in tree.leaves(part))
+        return next(itertools.islice(names, place, None))
 
     def _require_square(self, what: str) -> None:
         if not self._square:

@@ -5,6 +5,7 @@ product, without a transposition. What is left to choose:
 
 - *merging*: small neighbours become one factor where the added flops cost less than a pass;
 - *order*: rectangular factors that shrink the vector first;
+- *turning*: each product moves the axis that it is made with to the other end of the vector;
 - *sweeps*: several factors are applied to a piece that stays in the cache, then to the next.
 
 `plan` compares the strategies by a model of time, and keeps the cheapest plan for each shape.
@@ -18,7 +19,21 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-__all__ = ["Factor", "Kernels", "Machine", "Plan", "Step", "Sweep", "plan", "stretch"]
+__all__ = [
+    "TO_BACK",
+    "TO_FRONT",
+    "Compiler",
+    "Factor",
+    "Kernels",
+    "Machine",
+    "Plan",
+    "Step",
+    "Sweep",
+    "plan",
+    "stretch",
+]
+
+TO_FRONT, TO_BACK = "to the front", "to the back"  # kinds of steps that move the factor's axis
 
 
 class Factor(NamedTuple):
@@ -43,6 +58,19 @@ class Kernels(Protocol):
         """For each number that goes in; None where there is no such kernel."""
 
 
+class Compiler(Protocol):
+    """A compiler of whole products, which knows several forms of a step: seconds of the fastest."""
+
+    def in_place(self, rows: int, columns: int, left: int, right: int) -> float:
+        """Of a product with the middle axis of ``(left, columns, right)``."""
+
+    def turned(self, kind: str, rows: int, columns: int, others: int) -> float:
+        """Of one that makes the last axis the first, or the first the last."""
+
+    def transposed(self, rows: int, columns: int) -> float:
+        """Of writing a matrix down by columns."""
+
+
 class Machine(NamedTuple):
     """One core's numbers for one dtype, which need not be exact: plans are compared by them."""
 
@@ -57,12 +85,15 @@ class Machine(NamedTuple):
     merged: int  # the largest factor that is made of several; 0: diagonals are not merged either
     work: int  # multiplications in one product of matrices; more is split, 0: never
     kernels: Kernels | None = None
+    compiler: Compiler | None = None  # whose times are those of the dense steps
 
 
 class Step(NamedTuple):
     """Factors ``start`` to ``stop`` on the view ``(left, columns, right)`` of a piece.
 
     They are merged; or, if ``kind`` is ``"compiled"``, applied one after another by a kernel.
+    Steps `TO_FRONT` make the last axis, their own, the first: all those before them have done so,
+    from the last factor on, so that ``right`` is already in front. `TO_BACK` is the mirror image.
     """
 
     start: int
@@ -171,10 +202,10 @@ def plan(factors: tuple[Factor, ...], left: int, right: int, machine: Machine) -
 
     Each strategy is a function from the factors, the view and the machine to sweeps.
     """
-    candidates = [
-        Plan(factors, left, right, tuple(strategy(factors, left, right, machine)), machine)
-        for strategy in STRATEGIES
-    ]
+    made = (strategy(factors, left, right, machine) for strategy in STRATEGIES)
+    candidates = [Plan(factors, left, right, tuple(sweeps), machine) for sweeps in made if sweeps]
+    if not candidates:  # of identities alone
+        return Plan(factors, left, right, (), machine)
     return min(candidates, key=lambda candidate: candidate.seconds)
 
 
@@ -209,7 +240,26 @@ def in_pieces(factors: Sequence[Factor], left: int, right: int, machine: Machine
     return sweeps
 
 
-STRATEGIES: tuple[Callable[..., list[Sweep]], ...] = (one_by_one, shrinking_first, in_pieces)
+def to_the_front(factors: Sequence[Factor], left: int, right: int, machine: Machine) -> list[Sweep]:
+    """Every merged group with the last axis, which becomes the first, from the last group on.
+
+    An axis behind the factors is brought to the front before, one before them in the end.
+    """
+    return _turned(factors, left, right, machine, TO_FRONT)
+
+
+def to_the_back(factors: Sequence[Factor], left: int, right: int, machine: Machine) -> list[Sweep]:
+    """Every merged group with the first axis, which becomes the last, from the first group on."""
+    return _turned(factors, left, right, machine, TO_BACK)
+
+
+STRATEGIES: tuple[Callable[..., list[Sweep]], ...] = (
+    one_by_one,
+    shrinking_first,
+    in_pieces,
+    to_the_front,
+    to_the_back,
+)
 
 
 # -- merging ---------------------------------------------------------------------------------------
@@ -223,8 +273,13 @@ class Group(NamedTuple):
     kind: str
 
 
-def _merge(factors: Sequence[Factor], left: int, right: int, machine: Machine) -> list[Group]:
-    """Contiguous groups of factors that cost least, by dynamic programming from the last."""
+def _merge(
+    factors: Sequence[Factor], left: int, right: int, machine: Machine, dense: str = "dense"
+) -> list[Group]:
+    """Contiguous groups of factors that cost least, by dynamic programming from the last.
+
+    ``dense`` is the kind of step that dense factors become.
+    """
     count = len(factors)
     rights = [right]
     for factor in reversed(factors):
@@ -236,7 +291,7 @@ def _merge(factors: Sequence[Factor], left: int, right: int, machine: Machine) -
     for start in reversed(range(count)):
         choices = []
         for stop in range(start + 1, count + 1):
-            kinds = _kinds(factors[start:stop], machine)
+            kinds = _kinds(factors[start:stop], machine, dense)
             if not kinds:
                 break
             for kind in kinds:
@@ -248,7 +303,7 @@ def _merge(factors: Sequence[Factor], left: int, right: int, machine: Machine) -
     return [group for group in best[0][1] if group.kind != "identity"]
 
 
-def _kinds(group: Sequence[Factor], machine: Machine) -> list[str]:
+def _kinds(group: Sequence[Factor], machine: Machine, dense: str) -> list[str]:
     """As what the factors can be one step."""
     kinds = {factor.kind for factor in group}
     if len(kinds) > 1:
@@ -261,7 +316,8 @@ def _kinds(group: Sequence[Factor], machine: Machine) -> list[str]:
         "diagonal": machine.cache // machine.itemsize if machine.merged else 0,
         "dense": machine.merged,
     }
-    found = [kind] if len(group) == 1 or max(rows, columns) <= most.get(kind, 0) else []
+    own = dense if kind == "dense" else kind
+    found = [own] if len(group) == 1 or max(rows, columns) <= most.get(kind, 0) else []
     if kind == "dense" and machine.kernels and machine.kernels.seconds(_shapes(group), 2):
         found.append("compiled")
     return found
@@ -275,6 +331,24 @@ def _whole_sweeps(
 ) -> list[Sweep]:
     sizes = [factor.columns for factor in factors]
     return [_sweep(factors, [group], sizes, (left, right), machine, False) for group in groups]
+
+
+def _turned(
+    factors: Sequence[Factor], left: int, right: int, machine: Machine, kind: str
+) -> list[Sweep]:
+    """A sweep for each step, with the time that transpositions take; none where this is no way."""
+    if machine.compiler is None or any(factor.kind != "dense" for factor in factors):
+        return []
+    groups = _merge(factors, left, right, machine, kind)
+    order = reversed(groups) if kind == TO_FRONT else groups
+    first, *others = _whole_sweeps(factors, order, left, right, machine)
+    rows = math.prod(factor.rows for factor in factors)
+    columns = math.prod(factor.columns for factor in factors)
+    before, after = (left * columns, right), (rows * right, left)
+    if kind == TO_BACK:
+        before, after = (left, columns * right), (right, left * rows)
+    seconds = machine.compiler.transposed(*before) + machine.compiler.transposed(*after)
+    return [dataclasses.replace(first, seconds=first.seconds + seconds), *others]
 
 
 def _fits(
@@ -375,6 +449,11 @@ def _seconds(step: Step, before: int, after: int, machine: Machine) -> float:
     left, right = before * step.left, step.right * after
     if step.kind == "identity":
         return 0.0
+    if step.kind in (TO_FRONT, TO_BACK):
+        assert machine.compiler is not None
+        return machine.compiler.turned(step.kind, step.rows, step.columns, left * right)
+    if step.kind == "dense" and machine.compiler is not None:
+        return machine.compiler.in_place(step.rows, step.columns, left, right)
     if step.kind == "compiled":
         assert machine.kernels is not None
         each = machine.kernels.seconds(step.shapes, right)
@@ -395,7 +474,7 @@ def _seconds(step: Step, before: int, after: int, machine: Machine) -> float:
 
 def _rate(moved: int, machine: Machine) -> float:
     """Bytes per second between a core and the memory that holds a vector of this size."""
-    if moved <= 4 * machine.cache:
+    if moved < 8 * machine.cache:
         return math.inf  # counted with the steps
     return machine.far if moved > 64 * machine.cache else math.sqrt(machine.near * machine.far)
 
@@ -403,7 +482,7 @@ def _rate(moved: int, machine: Machine) -> float:
 def _work(step: Step) -> int:
     """Flops for one of ``before`` and one of ``after``."""
     if step.kind != "compiled":
-        each = {"dense": 2 * step.columns - 1, "diagonal": 1}.get(step.kind, 0)
+        each = {"diagonal": 1, "operator": 0}.get(step.kind, 2 * step.columns - 1)
         return step.left * step.rows * step.right * each
     total, before, after = 0, step.columns, 1
     for rows, columns in reversed(step.shapes):
@@ -437,9 +516,9 @@ def _lines(sweep: Sweep) -> list[str]:
         left = (sweep.before if sweep.whole else sweep.before_piece) * step.left
         right = step.right * (sweep.after if sweep.whole else sweep.after_piece)
         indent = "" if sweep.whole else "    "
-        kernel = ", by a kernel" if step.kind == "compiled" else ""
+        way = {"compiled": ", by a kernel", TO_FRONT: f", {TO_FRONT}", TO_BACK: f", {TO_BACK}"}
         lines.append(
             f"{indent}{names} ({step.rows} x {step.columns}) on ({left}, {step.columns}, {right})"
-            f"{kernel}"
+            f"{way.get(step.kind, '')}"
         )
     return lines

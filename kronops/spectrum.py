@@ -17,6 +17,7 @@ __all__ = [
     "check_estimate",
     "check_sums",
     "exp",
+    "extreme_sums",
     "in_range",
     "log",
     "power",
@@ -173,16 +174,24 @@ def check_condition(eigenvalues: Array, computed: bool, what: str, refuse: bool 
 
 
 def check_sums(spectra: Sequence[Array], shift: Scalar, what: str, refuse: bool = True) -> None:
-    """The same of the sums of one eigenvalue of each spectrum and ``shift``.
+    """The same of the sums of one eigenvalue of each spectrum and ``shift``."""
+    found = extreme_sums(spectra, shift)
+    if found is not None:
+        eps = max(map(epsilon, spectra))
+        _judge(*found, 4 * eps, 40 * eps, what, refuse)
 
-    They are judged against the largest parts that they are sums of, whose rounding they have: by
+
+def extreme_sums(spectra: Sequence[Array], shift: Scalar) -> tuple[float, float] | None:
+    """The smallest magnitude of a sum, and the largest of what is added; None if nobody sees them.
+
+    Sums are judged against the largest parts that they are sums of, whose rounding they have: by
     the extreme sums alone where all are of one sign.
     """
     backend = backend_of(*spectra)
     seen = [backend.values(values) for values in spectra]
     if any(values is None or 0 in values.shape for values in seen):
-        return
-    xp, eps = backend.xp, max(map(epsilon, seen))
+        return None
+    xp = backend.xp
     largest = sum(float(xp.max(xp.abs(values))) for values in seen) + abs(complex(shift))
     smallest = 0.0
     if not any(map(is_complex, seen)) and is_real(shift):
@@ -191,7 +200,7 @@ def check_sums(spectra: Sequence[Array], shift: Scalar, what: str, refuse: bool 
         smallest = max(low, -high)
     if smallest <= 0:
         smallest = float(xp.min(xp.abs(sums(seen, shift))))
-    _judge(smallest, largest, 4 * eps, 40 * eps, what, refuse)
+    return smallest, largest
 
 
 def check_estimate(condition: float, eps: float, what: str) -> None:

@@ -8,6 +8,7 @@ import json
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gpu
@@ -153,19 +154,28 @@ def test_memory_stays_within_what_a_product_may_need():
 @pytest.mark.parametrize(
     "sizes, columns", [((16, 16, 16), 16), ((8, 8, 8, 8, 8), 1), ((20, 30, 40), 1)]
 )
-def test_no_more_than_twice_the_time_of_plain_numpy(sizes, columns):
+def test_little_more_than_the_time_of_plain_numpy(sizes, columns):
+    """Of processors: those that others use do not count."""
     case = Case("middle", tuple((p, p) for p in sizes), columns, "K @ X", "float64")
     functions = [prepare(*case.arrays(), case.side) for prepare in (kronops_product, numpy_chain)]
     calls = [calls_for(min(seconds(function) for _ in range(3))) for function in functions]
     ratios = []
-    for _ in range(5):  # whoever else works on this machine disturbs some attempts
+    for _ in range(8):  # whoever else works on this machine disturbs some attempts
         with no_collection():
-            rounds = [[*map(seconds, functions, calls)] for _ in range(5)]
+            rounds = [[*map(processor_seconds, functions, calls)] for _ in range(5)]
         ours, plain = map(min, zip(*rounds, strict=True))
         ratios.append(ours / plain)
-        if ratios[-1] <= 2:
+        if ratios[-1] <= 1.25:
             return
     pytest.fail(f"time by plain NumPy's: {ratios}")
+
+
+def processor_seconds(function, calls):
+    function()
+    start = time.process_time()
+    for _ in range(calls):
+        function()
+    return (time.process_time() - start) / calls
 
 
 SCRIPTS = sorted(Path(page.__file__).parent.glob("*.py"))

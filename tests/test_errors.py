@@ -63,7 +63,17 @@ REFUSED = {
     "two libraries": (
         lambda: kron(I2, strict.eye(2)),
         TypeError,
-        "two libraries, numpy and array_",
+        r"factors\[0\] is of numpy, factors\[1\] of array_.*: bring both to one library",
+    ),
+    "two libraries by name": (
+        lambda: kronops.BlockDiagonalOperator({"in": I2, "out": strict.eye(2)}),
+        TypeError,
+        r"blocks\['in'\] is of numpy, blocks\['out'\] of array_",
+    ),
+    "eigenvalues of another library": (
+        lambda: KroneckerEigenOperator([I2], strict.ones(2)),
+        TypeError,
+        "bases is of numpy, eigenvalues of array_",
     ),
     "scale nan": (lambda: KroneckerOperator([I2], scale=np.nan), ValueError, "scale = nan: a fini"),
     "scale text": (lambda: KroneckerOperator([I2], scale="2"), TypeError, "scale is a str"),

@@ -28,10 +28,13 @@ from kronops import (
 )
 from kronops import tree as operator_tree
 from kronops.backends import backend_named
+from kronops.planning import TO_BACK, TO_FRONT
 
 jax = pytest.importorskip("jax", reason="JAX is not installed")
 jnp = pytest.importorskip("jax.numpy")
 test_util = pytest.importorskip("jax.test_util")
+
+from kronops.backends.jax import _compiled, _step  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -128,6 +131,87 @@ class Reversal(kronops.LinearOperator):
 
 
 # -- pytrees --------------------------------------------------------------------------------------
+
+
+class TestProducts:
+    """Each form that XLA's products have, with vectors on either side."""
+
+    CASES = (
+        (((5, 7), (6, 7), (4, 7)), 3, 1, TO_FRONT),
+        (((10, 10), (10, 10), (10, 10)), 1, 5, TO_FRONT),
+        (((2, 3), (3, 2), (2, 2)), 1, 1, TO_BACK),
+        (((2, 3), (3, 1)), 4, 3, TO_BACK),
+        (((6, 8), (8, 8), (7, 8)), 400, 1, "dense"),
+        (((8, 8), (6, 8), (7, 8)), 1, 300, "dense"),
+    )
+
+    @staticmethod
+    def operator(shapes, dtype="float64", scale=1.0):
+        rng = np.random.default_rng(7)
+        factors = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+        return kron(*map(jnp.asarray, factors)) * scale, functools.reduce(np.kron, factors) * scale
+
+    @pytest.mark.parametrize("dtype", ("float32", "float64", "complex128"))
+    @pytest.mark.parametrize(("shapes", "left", "right", "kind"), CASES)
+    def test_are_right(self, shapes, left, right, kind, dtype):
+        op, dense = self.operator(shapes, dtype, 2.0)
+        x = np.random.default_rng(8).standard_normal((left, dense.shape[1], right)).astype(dtype)
+        x = x[:, :, 0] if right == 1 else x[0] if left == 1 else x
+        made = op._products(jnp.asarray(x), left, right)
+        wanted = np.einsum("ij,ljr->lir", dense, x.reshape(left, -1, right))
+        size = np.abs(wanted).max()
+        tolerance = 50 * np.finfo(dtype).eps * size
+        np.testing.assert_allclose(made.reshape(wanted.shape), wanted, rtol=0, atol=tolerance)
+        assert made.dtype == dtype
+
+    @pytest.mark.parametrize(("shapes", "left", "right", "kind"), CASES)
+    def test_are_planned(self, shapes, left, right, kind):
+        op, _ = self.operator(shapes)
+        made = op._products.plan(left, right, jnp.float64)
+        assert kind in {step.kind for _, step in made.steps}
+
+    def test_in_the_middle_are_batched_or_not(self):
+        """Large factors with few columns, and small ones with many."""
+        for (rows, columns), left, right in (((40, 30), 6, 5), ((3, 4), 6, 500)):
+            matrix, x = np.ones((rows, columns)), np.arange(left * columns * right, dtype=float)
+            made = _step("dense", jnp.asarray(matrix), jnp.asarray(x), (left, columns, right))
+            wanted = matrix @ x.reshape(left, columns, right)
+            np.testing.assert_allclose(made, wanted, rtol=1e-14)
+
+    @pytest.mark.parametrize(("shapes", "left", "right", "kind"), CASES)
+    def test_have_derivatives(self, shapes, left, right, kind):
+        """By the vector and by every factor, those of the matrix."""
+        op, dense = self.operator(shapes)
+        x = jnp.asarray(np.random.default_rng(9).standard_normal((dense.shape[1], right)))
+
+        def total(op, x):
+            return jnp.sum((op @ x) ** 2)
+
+        by_op, by_x = jax.grad(total, argnums=(0, 1))(op, x)
+        np.testing.assert_allclose(by_x, 2 * dense.T @ (dense @ np.asarray(x)), rtol=1e-9)
+        direction = [jnp.cos(factor.matrix) for factor in op.factors]
+        slope = sum(jnp.vdot(g.matrix, d) for g, d in zip(by_op.factors, direction, strict=True))
+        step = 1e-6
+        ends = [
+            total(kron(*[f.matrix + t * d for f, d in zip(op.factors, direction, strict=True)]), x)
+            for t in (step, -step)
+        ]
+        np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-5)
+
+    def test_of_one_plan_are_compiled_once(self):
+        shapes = ((3, 4), (5, 6), (11, 13))
+        x = jnp.ones(4 * 6 * 13)
+        products = [self.operator(shapes, scale=scale)[0] for scale in (1.0, 1.0)]
+        for op in products:
+            op @ x
+        program = _compiled(products[0]._products.plan(1, 1, jnp.float64), x.dtype)
+        assert program._cache_size() == 1
+
+    def test_hidden_factors_are_not_merged(self):
+        """Nobody knows whether products of their entries have digits left."""
+        tiny, huge = jnp.full((4, 4), 1e-200), jnp.full(4**8, 1e300)
+        made = jax.jit(lambda a, x: kron(*[a] * 2, *[jnp.eye(4)] * 6) @ x)(tiny, huge)
+        np.testing.assert_allclose(made, 16e-100, rtol=1e-14)
 
 
 class TestPytree:
@@ -1159,7 +1243,7 @@ for op in ops:
 moved = pair.to_device(first)
 here = jax.device_put(x, first)
 assert (moved @ here).device == moved.solve(here).device == moved.logdet().device == first
-with pytest.raises(TypeError, match="two devices, .*1 and .*0"):
+with pytest.raises(TypeError, match=r"factors.0. is on device .*1, factors.1. on .*0: bring"):
     kron(definite(2), jax.device_put(definite(2), first))
 assert jax.jit(lambda op, x: op.solve(x))(pair, x).device == second
 assert jax.jit(lambda x: pair.damped(0.5).solve(x))(x).device == second

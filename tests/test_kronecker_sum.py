@@ -156,22 +156,22 @@ class TestDecompositionsAreKept:
 
     def test_a_thousand_shifts_cost_less_than_two_decompositions(self):
         op = KroneckerSumOperator([definite(400), definite(400)])
-        start = time.perf_counter()
+        start = time.thread_time()
         op.damped(0.5).inverse()
-        decompositions = time.perf_counter() - start
-        start = time.perf_counter()
+        decompositions = time.thread_time() - start
+        start = time.thread_time()
         for i in range(1000):
             op.damped(1.0 + i)
-        assert time.perf_counter() - start < decompositions
+        assert time.thread_time() - start < decompositions
 
     def test_large_general_factors_are_solved_with_in_blocks(self):
         sizes = 128, 64, 32
         op = KroneckerSumOperator([general(n) for n in sizes])
         b = draw(*sizes)
         op.multiply_inverse(b)  # the Schur forms
-        start = time.perf_counter()
+        start = time.thread_time()
         x = op.multiply_inverse(b)
-        assert time.perf_counter() - start < 10
+        assert time.thread_time() - start < 10
         error = np.linalg.norm(op.multiply(x) - b)
         assert error < 1e-13 * float(op.norm()) * np.linalg.norm(x)
 
@@ -222,3 +222,31 @@ def test_the_frobenius_norm_has_derivatives_at_multiples_of_the_identity():
     a = (2 * torch.eye(3, dtype=torch.float64)).requires_grad_()
     KroneckerSumOperator([a, torch.eye(2, dtype=torch.float64)]).norm().backward()
     np.testing.assert_allclose(a.grad.numpy(), np.eye(3) * (2 / 3) ** 0.5, atol=1e-12)
+
+
+class TestNearSingularity:
+    """What eigenvectors lose to rounding is won back by one residual."""
+
+    @staticmethod
+    def draw(n, rng):
+        basis = np.linalg.qr(rng.standard_normal((n, n)))[0]
+        made = (basis * np.geomspace(1.0, 1e-12, n)) @ basis.T
+        return (made + made.T) / 2
+
+    def test_is_no_worse_than_a_dense_solve(self):
+        behind = []
+        for seed in range(12):
+            rng = np.random.default_rng(seed)
+            op = kronops.KroneckerSumOperator([self.draw(8, rng), self.draw(6, rng)]).damped(1e-9)
+            b = rng.standard_normal(48)
+            want = op.solve(b, refine=True)
+            errors = [abs(x - want).max() for x in (op.solve(b), np.linalg.solve(op.to_dense(), b))]
+            behind.append(errors[0] / errors[1])
+        assert np.median(behind) < 1  # 2.8 without the step
+        assert "refined once" in op.inverse().inverse().explain()
+
+    def test_residuals_out_of_range_do_no_harm(self):
+        op = kronops.KroneckerSumOperator([np.diag([1e10, 1.0]), np.diag([1e10, -1e10])])
+        with np.errstate(all="ignore"):
+            x = op.damped(1.0).solve(np.full(4, 1e305))
+        assert np.all(np.isfinite(x)) and x[3] == 1e305 / (2.0 - 1e10)

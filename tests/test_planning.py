@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kronops.planning import STRATEGIES, Factor, Machine, Plan, in_pieces, plan
+from kronops.backends.xla import Xla
+from kronops.planning import (
+    STRATEGIES,
+    TO_BACK,
+    TO_FRONT,
+    Factor,
+    Machine,
+    Plan,
+    in_pieces,
+    plan,
+    to_the_back,
+    to_the_front,
+)
 
 MACHINE = Machine(8, 5e10, 3e-8, 1e-6, 8, 1.6e11, 2e10, cache=2**19, merged=64, work=2**18)
 
@@ -35,13 +47,14 @@ def factors(draw):
 
 
 MACHINES = st.builds(
-    lambda cache, merged, work, kernels: MACHINE._replace(
-        cache=cache, merged=merged, work=work, kernels=kernels
+    lambda cache, merged, work, kernels, compiler: MACHINE._replace(
+        cache=cache, merged=merged, work=work, kernels=kernels, compiler=compiler
     ),
     cache=st.sampled_from((0, 1024, 2**15, 2**19)),
     merged=st.sampled_from((0, 1, 8, 64)),
     work=st.sampled_from((0, 2**10, 2**18)),
     kernels=st.sampled_from((None, FAKE)),
+    compiler=st.sampled_from((None, Xla(4), Xla(8))),
 )
 CASES = st.tuples(
     st.lists(factors(), min_size=1, max_size=7).map(tuple),
@@ -55,8 +68,10 @@ def every_plan(case):
     """The chosen plan, and those that were not."""
     known, left, right, machine = case
     chosen = plan(*case)
-    others = [Plan(known, left, right, tuple(strategy(*case)), machine) for strategy in STRATEGIES]
-    assert chosen.seconds == min(other.seconds for other in others)
+    made = [strategy(*case) for strategy in STRATEGIES]
+    others = [Plan(known, left, right, tuple(sweeps), machine) for sweeps in made if sweeps]
+    assert chosen.seconds == min((other.seconds for other in others), default=0)
+    assert chosen in others or {factor.kind for factor in known} == {"identity"}
     return [chosen, *others]
 
 
@@ -101,7 +116,7 @@ def test_a_step_is_of_one_kind(case):
     for made in every_plan(case):
         for sweep, step in made.steps:
             members = known[step.start : step.stop]
-            kind = "dense" if step.kind == "compiled" else step.kind
+            kind = "dense" if step.kind in ("compiled", TO_FRONT, TO_BACK) else step.kind
             assert {factor.kind for factor in members} == {kind}
             if step.kind == "dense" and len(members) > 1:
                 assert max(step.rows, step.columns) <= machine.merged
@@ -217,6 +232,15 @@ class TestPieces:
     def test_short_vectors_are_whole(self):
         assert plan((Factor(20, 20),) * 3, 1, 1, MACHINE).workspace == 0
 
+    @pytest.mark.parametrize(("columns", "sweeps"), [(8, 3), (64, 2)])
+    def test_vectors_are_cut_where_they_outgrow_the_next_cache(self, columns, sweeps):
+        known = Factor(20, 20), Factor(30, 30), Factor(40, 40)
+        made = plan(known, 1, columns, MACHINE)
+        assert [len(made.sweeps), any(not sweep.whole for sweep in made.sweeps)] == [
+            sweeps,
+            columns == 64,
+        ]
+
 
 class TestKernels:
     def test_are_used_where_they_are_faster(self):
@@ -243,6 +267,87 @@ class TestKernels:
         last_first = STRATEGIES[0](known[:3], 9, 7, MACHINE._replace(merged=0))
         assert compiled.flops == Plan(known[:3], 9, 7, tuple(last_first), MACHINE).flops
         assert one_by_one.flops <= compiled.flops
+
+
+class TestTurning:
+    """Plans whose products move the factor's axis to the other end of the vector."""
+
+    COMPILED = MACHINE._replace(cache=0, merged=0, compiler=Xla(8))
+
+    @staticmethod
+    def kinds(made):
+        return {step.kind for _, step in made.steps}
+
+    def test_one_vector_is_turned_to_the_front(self):
+        made = plan((Factor(32, 32),) * 4, 1, 1, self.COMPILED)
+        assert self.kinds(made) == {TO_FRONT}
+        assert [step.start for _, step in made.steps] == [3, 2, 1, 0]
+        assert str(made).splitlines()[0] == "A4 (32 x 32) on (32768, 32, 1), to the front"
+
+    def test_tiny_factors_turn_it_to_the_back(self):
+        made = plan((Factor(2, 2),) * 20, 1, 1, self.COMPILED)
+        assert self.kinds(made) == {TO_BACK}
+        assert [step.start for _, step in made.steps] == [*range(20)]
+
+    @pytest.mark.parametrize(("left", "right"), [(1, 1000), (1000, 1)])
+    def test_many_vectors_stay_where_they_are(self, left, right):
+        """For then they would be transposed."""
+        made = plan((Factor(64, 64),) * 2, left, right, self.COMPILED)
+        assert self.kinds(made) == {"dense"}
+
+    @pytest.mark.parametrize("kind", ("diagonal", "identity", "operator"))
+    def test_dense_factors_alone(self, kind):
+        known = (Factor(32, 32),) * 3 + (Factor(5, 5, kind),)
+        assert self.kinds(plan(known, 1, 1, self.COMPILED)) <= {"dense", kind}
+
+    def test_by_a_compiler_alone(self):
+        for strategy in (to_the_front, to_the_back):
+            assert strategy((Factor(32, 32),) * 3, 1, 1, MACHINE) == []
+
+    def test_flops_are_those_of_the_order(self):
+        known = (Factor(8, 7), Factor(5, 6), Factor(30, 40))
+        front = Plan(known, 1, 1, tuple(to_the_front(known, 1, 1, self.COMPILED)), self.COMPILED)
+        last_first = Plan(known, 1, 1, tuple(STRATEGIES[0](known, 1, 1, self.COMPILED)), MACHINE)
+        assert front.flops == last_first.flops > 0
+
+    @pytest.mark.parametrize("left", (1, 3))
+    @pytest.mark.parametrize("right", (1, 5))
+    @pytest.mark.parametrize("strategy", (to_the_front, to_the_back))
+    def test_transpositions_are_paid_for(self, strategy, left, right):
+        """One for each axis that lies on the side where a factor's axis comes from or goes to."""
+        known = (Factor(2, 3), Factor(3, 2))
+        sweeps = strategy(known, left, right, self.COMPILED)
+        steps = [(sweep.view(step), step) for sweep in sweeps for step in sweep.steps]
+        bare = sum(
+            Xla(8).turned(step.kind, step.rows, step.columns, view[0] * view[2])
+            for view, step in steps
+        )
+        passes = sum(sweep.seconds for sweep in sweeps) - bare
+        moved = sum((s.rows + s.columns) * s.before * s.after * 8 / MACHINE.far for s in sweeps)
+        wanted = Xla(8).transposed(6 * left, right) + Xla(8).transposed(6 * right, left)
+        assert passes - moved == pytest.approx(wanted)
+
+
+class TestXla:
+    """What the times of XLA's products say, in numbers that are not these times themselves."""
+
+    def test_a_batch_of_products_needs_columns(self):
+        assert not Xla(4).is_batched(8, 8, 4096, 8)
+        assert Xla(4).is_batched(8, 8, 512, 512)
+
+    def test_a_large_factor_is_not_copied_for_few_columns(self):
+        assert not Xla(8).is_batched(512, 512, 512, 16)
+
+    @pytest.mark.parametrize("itemsize", (4, 8, 16))
+    def test_what_is_better_is_what_is_done(self, itemsize):
+        xla = Xla(itemsize)
+        for p, left, right in itertools.product((2, 5, 16, 64), (2, 30, 500), (2, 20, 300)):
+            way = xla._batched if xla.is_batched(p, p, left, right) else xla._gathered
+            assert xla.in_place(p, p, left, right) == way(p, p, left, right)
+
+    def test_nothing_to_transpose_costs_nothing(self):
+        assert Xla(4).transposed(1, 1000) == Xla(4).transposed(1000, 1) == 0
+        assert Xla(4).transposed(10, 100) > 0
 
 
 class TestTime:

@@ -277,6 +277,7 @@ class TestEveryWay:
                 assert np.array_equal(x, given)
 
 
+@pytest.mark.thread_unsafe(reason="tracemalloc counts the memory of all threads")
 class TestMemory:
     @pytest.mark.parametrize(
         "shapes",
@@ -313,6 +314,30 @@ class TestMemory:
         assert after - before < 2**18
         assert len(op._products._programs) <= 16
 
+    @pytest.mark.parametrize("shapes", (((60, 90),) * 3, ((90, 60),) * 3, ((8, 12),) * 5))
+    def test_a_result_holds_no_more_than_its_numbers(self, shapes):
+        op = kronops.kron(*[draw(*shape) for shape in shapes])
+        made = memory = op @ draw(op.shape[1])
+        while memory.base is not None:
+            memory = memory.base
+        assert memory.nbytes == made.nbytes
+
+    def test_vectors_on_the_way_take_turns_in_one_array(self, monkeypatch):
+        op, x, sizes = kronops.kron(*[draw(80, 80)] * 3), draw(80**3), []
+        with settings(compiled=False):
+            wanted = op @ x
+            empty = np.empty
+
+            def counted(size, dtype):
+                sizes.append(size)
+                return empty(size, dtype)
+
+            monkeypatch.setattr(pieces.np, "empty", counted)
+            made = op @ x
+        assert sizes.count(80**3) == 1  # the result
+        assert len([size for size in sizes if size == 2 * 80**3]) == 1
+        np.testing.assert_array_equal(made, wanted)
+
 
 class TestThreads:
     CASES = (
@@ -340,6 +365,17 @@ class TestThreads:
             made = list(pool.map(lambda x: op @ x, vectors))
         for x, y in zip(vectors, made, strict=True):
             assert error(y, reference(factors, x)) < 1e-13
+
+    def test_have_programs_of_their_own(self):
+        """For where BLAS has no threads, products of matrices may be larger."""
+        op, x = kronops.kron(*[draw(50, 50)] * 2), draw(2500, 200)
+        most = []
+        for threads in (1, 2):
+            with settings(threads=threads, compiled=False):
+                op @ x
+                most.append(op._products.plan(1, 200, x.dtype).machine.work)
+        assert most[0] > most[1]
+        assert len(op._products._programs) == 2
 
     def test_raise_their_errors_in_the_caller(self, monkeypatch):
         op, x = kronops.kron(*[draw(50, 50)] * 3), draw(50**3, 4)

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 from libraries import LIBRARIES
 
 import kronops
@@ -42,7 +43,8 @@ def multiple(n, scalar):
 
 def eliminated(matrix, b):
     """The solution, and the determinant, by elimination in fractions."""
-    rows = [[*row, Fraction(float(entry))] for row, entry in zip(matrix, b, strict=True)]
+    b = [entry if isinstance(entry, Fraction) else Fraction(float(entry)) for entry in b]
+    rows = [[*row, entry] for row, entry in zip(matrix, b, strict=True)]
     n, determinant = len(rows), Fraction(1)
     for k in range(n):
         pivot = next(i for i in range(k, n) if rows[i][k])
@@ -290,13 +292,188 @@ class TestSayings:
             op.slogdet()
 
     def test_what_has_no_products_in_more_digits(self):
-        moments = np.eye(2), np.zeros((2, 2))
-        op = kronops.SeriesOperator(moments, moments, 2, 1)
-        with pytest.raises(ValueError, match=r"SeriesOperator in more digits.*op.to_dense\(\)"):
-            op.solve(np.ones(4), refine=True)
+        op = kronops.aslinearoperator(
+            scipy.sparse.linalg.aslinearoperator(np.eye(2)), like=np.eye(2)
+        )
+        with pytest.raises(ValueError, match=r"Operator in more digits.*op.to_dense\(\)"):
+            op.solve(np.ones(2), refine=True)
 
     def test_explain(self):
         assert "in more digits" in kron(SHEAR, SHEAR).inverse(refine=True).explain()
+
+
+# -- series: C0 = L Lᵀ and C1 = L K Lᵀ of integers and sixteenths, so that moments are exact ------
+
+
+def moments(n, seed, lag, spread=2):
+    """Of condition numbers that grow with ``n`` and ``spread``; ``‖H‖`` is that of the lag."""
+    draw = np.random.default_rng(seed).integers(-spread, spread + 1, (n, n))
+    lower = np.tril(draw, -1) + np.eye(n)
+    return lower @ lower.T, lower @ lag @ lower.T
+
+
+def wide(n, seed):
+    """Of norm 0.75 to a sixteenth or so, not symmetric."""
+    draw = np.random.default_rng(seed).standard_normal((n, n))
+    return np.round(12.0 * draw / np.linalg.norm(draw, 2)) / 16
+
+
+def tall(*entries):
+    return np.diag([*entries, *[0.0] * (4 - len(entries))])
+
+
+def combined(left, right, scale=1):
+    return exact_sum(left, [[scale * entry for entry in row] for row in right])
+
+
+def transposed(matrix):
+    return [list(row) for row in zip(*matrix, strict=True)]
+
+
+def divided(matrix, by):
+    """``by⁻¹ matrix``."""
+    return transposed([eliminated(by, column)[0] for column in transposed(matrix)])
+
+
+def lags(c0, c1, timesteps):
+    """``A_d = S Hᵈ S``, without square roots: ``C0``, ``C1``, ``C1 C0⁻¹ C1``, …"""
+    made, step = [c0], divided(c1, c0)
+    for _ in range(1, timesteps):
+        made.append(exact_product(made[-1], step))
+    return made
+
+
+def option_1(inputs, outputs, timesteps):
+    """``Σ (T − |d|) A_d ⊗ G_d`` of symmetric lags."""
+    halves = [(c0, combined(c1, transposed(c1))) for c0, c1 in (inputs, outputs)]
+    sides = [lags(c0, [[e / 2 for e in row] for row in c1], timesteps) for c0, c1 in halves]
+    total = multiple(len(inputs[0]) * len(outputs[0]), 0)
+    for d, pair in enumerate(zip(*sides, strict=True)):
+        total = combined(total, exact_kron(*pair), (1 + (d > 0)) * (timesteps - d))
+    return total
+
+
+def option_2(inputs, outputs, timesteps):
+    """``T (Z + Zᵀ − Σ)`` with ``Σ = A0 ⊗ G0`` and ``Z = Σ (Σ − A1 ⊗ G1)⁻¹ Σ``."""
+    still, lag = (exact_kron(*pair) for pair in zip(inputs, outputs, strict=True))
+    half = exact_product(still, divided(still, combined(still, lag, -1)))
+    total = combined(combined(half, transposed(half)), still, -1)
+    return [[timesteps * entry for entry in row] for row in total]
+
+
+BLOCKS = {1: option_1, 2: option_2}
+OUTPUTS = moments(2, 2, wide(2, 3))
+SERIES = {
+    "condition 1e17": (moments(13, 13, wide(13, 0), 9), moments(1, 0, wide(1, 1)), 3),
+    "condition 1e12, four steps": (moments(5, 6, wide(5, 0), 40), OUTPUTS, 4),
+    "correlation near -1": (
+        moments(4, 1, tall(2.0**-20 - 1, 0.5)), moments(2, 2, np.diag([1 - 2.0**-22, 0.25])), 4
+    ),
+    "a correlation of -1, odd steps": (
+        moments(4, 1, tall(-1.0, 0.5)), moments(2, 2, np.diag([1.0, 0.25])), 3
+    ),
+    "one step": (moments(4, 1, wide(4, 4)), OUTPUTS, 1),
+    "seven steps, not symmetric": (moments(4, 1, wide(4, 4), 6), OUTPUTS, 7),
+}  # fmt: skip
+INFINITE = ("a correlation of -1, odd steps", 2)
+
+
+class TestSeries:
+    @pytest.mark.parametrize(
+        "name, option",
+        [(name, option) for name in SERIES for option in (1, 2) if (name, option) != INFINITE],
+    )
+    def test_solves_are_right_to_the_last_digits(self, name, option):
+        inputs, outputs, timesteps = SERIES[name]
+        op = kronops.SeriesOperator(inputs, outputs, timesteps, option)
+        b = np.random.default_rng(0).standard_normal(op.shape[0])
+        sides = [tuple(map(exact, side)) for side in (inputs, outputs)]
+        want, determinant = eliminated(BLOCKS[option](*sides, timesteps), b)
+        assert units_of_error(op.solve(b, refine=True), want) < UNITS
+        with quiet(kronops.DensificationWarning):  # of option 2
+            sign, logabsdet = op.damped(0.0, refine=True).slogdet()
+        assert sign == 1
+        assert float(logabsdet) == pytest.approx(log_of(determinant), rel=8 * EPS, abs=8 * EPS)
+
+    def test_the_unrefined_ones_are_not(self):
+        inputs, outputs, timesteps = SERIES["condition 1e12, four steps"]
+        op = kronops.SeriesOperator(inputs, outputs, timesteps, 1)
+        sides = [tuple(map(exact, side)) for side in (inputs, outputs)]
+        want, _ = eliminated(option_1(*sides, timesteps), np.ones(10))
+        assert units_of_error(op.solve(np.ones(10)), want) > 1e6
+
+    @pytest.mark.parametrize("option", [1, 2])
+    def test_damping_is_added_without_rounding(self, option):
+        """To a singular ``C0``, of which nothing would be left in doubles."""
+        inputs, shift = (np.ones((3, 3)), 0.5 * np.ones((3, 3))), 2.0**-100
+        op = kronops.SeriesOperator(inputs, OUTPUTS, 3, option, factor_damping=(shift, 0.0))
+        a0, a1 = map(exact, inputs)
+        sides = (exact_sum(a0, multiple(3, shift)), a1), tuple(map(exact, OUTPUTS))
+        b = np.arange(6.0)
+        want, _ = eliminated(BLOCKS[option](*sides, 3), b)
+        assert units_of_error(op.solve(b, refine=True), want) < UNITS
+
+    def test_unsigned(self):
+        outputs = moments(2, 2, np.diag([0.5, -0.25]))
+        inputs = moments(4, 1, tall(-0.75, 0.5))
+        op = kronops.SeriesOperator(inputs, outputs, 4, 1, signed=False)
+        twins = moments(4, 1, tall(0.75, 0.5)), moments(2, 2, np.diag([0.5, 0.25]))
+        block = option_1(*(tuple(map(exact, side)) for side in twins), 4)
+        b = np.ones(8)
+        assert units_of_error(op.solve(b, refine=True), eliminated(block, b)[0]) < UNITS
+
+    def test_complex(self):
+        """``C1`` a quarter of ``C0``: the block is a multiple of ``A0 ⊗ G0``."""
+        lower = np.array([[1.0, 0.0, 0.0], [3.0 + 2.0j, 1.0, 0.0], [1.0 - 7.0j, 5.0j, 1.0]])
+        c0 = lower @ lower.conj().T
+        op = kronops.SeriesOperator((c0, 0.5j * c0), (c0, -0.5j * c0), 2, 1)
+        b = np.arange(9.0) - 1j
+        want = (kron(c0, c0) * 2.0).solve(b, refine=True)  # Hermitian parts of the lags are zero
+        np.testing.assert_allclose(
+            op.solve(b, refine=True), want, rtol=0, atol=2 * EPS * abs(want).max()
+        )
+        stationary = kronops.SeriesOperator((c0, 0.5j * c0), (c0, -0.5j * c0), 2, 2)
+        weight = 2.0 * (1 / 0.75 + 1 / 0.75 - 1)  # Φ is a quarter
+        want = kron(c0, c0).solve(b, refine=True) / weight
+        got = stationary.solve(b, refine=True)
+        np.testing.assert_allclose(got, want, rtol=0, atol=4 * EPS * abs(want).max())
+
+    @pytest.mark.parametrize("option", [1, 2])
+    @pytest.mark.parametrize("library", ["array_api_strict", "torch"])
+    def test_other_libraries(self, library, option):
+        """Not JAX, which compiles each step for a minute: the steps are known to it."""
+        inputs, outputs, timesteps = SERIES["one step"]
+        b = np.arange(8.0)
+        want = kronops.SeriesOperator(inputs, outputs, timesteps, option).solve(b, refine=True)
+        with LIBRARIES[library].maker("float64") as make:
+            sides = [tuple(map(make, side)) for side in (inputs, outputs)]
+            op = kronops.SeriesOperator(*sides, timesteps, option)
+            got = np.asarray(op.solve(make(b), refine=True))
+        np.testing.assert_allclose(got, want, rtol=0, atol=2 * EPS * abs(want).max())
+
+    def test_what_is_singular_or_infinite_says_so(self):
+        inputs, outputs, _ = SERIES["a correlation of -1, odd steps"]
+        for option, words in ((1, "a correlation of -1"), (2, "infinite or singular")):
+            with pytest.raises(LinAlgError, match=words):
+                kronops.SeriesOperator(inputs, outputs, 4, option).solve(np.ones(8), refine=True)
+        flat = np.ones((2, 2)), np.zeros((2, 2))
+        with pytest.raises(LinAlgError, match=r"input_moments\[0\] \(2 x 2\) is singular"):
+            kronops.SeriesOperator(flat, outputs, 2, 1).solve(np.ones(4), refine=True)
+        foreign = np.eye(2), 3.0 * np.eye(2)
+        with pytest.raises(ValueError, match=r"input_moments: the lag moment.*norm 3 "):
+            kronops.SeriesOperator(foreign, outputs, 2, 1).solve(np.ones(4), refine=True)
+
+    @pytest.mark.parametrize("option", [1, 2])
+    def test_exact_damping(self, option):
+        """By products in more digits."""
+        inputs, outputs, timesteps = SERIES["condition 1e12, four steps"]
+        op = kronops.SeriesOperator(inputs, outputs, timesteps, option)
+        sides = [tuple(map(exact, side)) for side in (inputs, outputs)]
+        block = exact_sum(BLOCKS[option](*sides, timesteps), multiple(10, 2.0**-40))
+        b = np.arange(10.0)
+        with quiet(kronops.DensificationWarning):
+            got = op.damped(2.0**-40, refine=True).solve(b)
+        assert units_of_error(got, eliminated(block, b)[0]) < UNITS
 
 
 @pytest.mark.parametrize("library", ["array_api_strict", "torch", "jax", "jax x64 off"])

@@ -35,6 +35,10 @@ _MACHINES = {
 }
 _LOOPS = _CORE._replace(flops=1e9, lanes=1, work=0)
 
+# BLAS starts threads for products of more multiplications than ``work``. Without threads, what
+# matters is up to how many it has kernels that copy nothing.
+_SMALL_PRODUCT = 10**6
+
 _SMALL_TRIANGLE = 64  # rows, below which LAPACK's own is as fast
 _WORTH_KERNELS = 2**14  # numbers in a vector: for fewer, Numba is not imported
 
@@ -94,6 +98,8 @@ class NumpyBackend(Backend):
     def machine(self, dtype: Any, numbers: int) -> Machine:
         """One core's; with kernels for vectors that are worth it, if Numba is installed."""
         machine = _MACHINES.get(np.dtype(dtype), _LOOPS)
+        if current_settings().threads == 1 and machine.work:
+            machine = machine._replace(work=_SMALL_PRODUCT)
         if numbers < _WORTH_KERNELS or current_settings().compiled is False:
             return machine
         kernels = _kernels()

@@ -25,6 +25,7 @@ __all__ = ["program"]
 Function = Callable[[Array], Array]
 
 _PAGE = 4096  # bytes: places a multiple of it apart collide in the first cache
+_KEPT = 2**25  # bytes of the largest block that the C library may keep, glibc's by default
 _ALONE = 2**16  # numbers that are not worth a thread
 _SMALL = 10**6  # multiplications up to which OpenBLAS has kernels that copy nothing
 _FEW = 128  # columns below which copying a large matrix costs more than copying the columns
@@ -39,25 +40,29 @@ def program(plan: Plan, functions: Sequence[Operand], given: Any, dtype: Any) ->
     what applies its operator.
     """
     left = iter(functions)
-    parts: list[Function] = [] if given == dtype else [lambda x: x.astype(dtype, order="C")]
+    parts: list[Any] = [] if given == dtype else [lambda x: x.astype(dtype, order="C")]
     for sweep in plan.sweeps:
         operands = [next(left) for _ in sweep.steps]
         parts += _sweep(sweep, operands, dtype, plan.machine, owned=bool(parts))
     if not parts:
         return np.copy
-    return parts[0] if len(parts) == 1 else functools.partial(_one_after_another, parts)
+    parts = [
+        function
+        for into, several in itertools.groupby(parts, lambda part: isinstance(part, _INTO))
+        for function in ([_InTurns(list(several))] if into else several)
+    ]
+    made: Function = functools.reduce(_then, parts)
+    return made
 
 
-def _one_after_another(functions: Sequence[Function], x: Array) -> Array:
-    for function in functions:
-        x = function(x)
-    return x
+def _then(first: Function, second: Function) -> Function:
+    return lambda x: second(first(x))
 
 
 def _sweep(
     sweep: Sweep, operands: Sequence[Operand], dtype: Any, machine: Machine, owned: bool
-) -> list[Function]:
-    """Functions that carry the sweep out; ``owned``: they may write to what they are given."""
+) -> list[Function | _Whole | _Pieces]:
+    """What carries the sweep out; ``owned``: it may write to what it is given."""
     if sweep.steps[0].kind == "operator":
         return list(operands)
     operands = [_cast(operand, dtype) for operand in operands]
@@ -65,9 +70,6 @@ def _sweep(
     small = numbers * machine.itemsize <= machine.cache
     in_place = owned and sweep.rows == sweep.columns
     if len(sweep.steps) > 1 and not small:
-        return [_Pieces(sweep, operands, dtype, machine, in_place)]
-    compiled = sweep.steps[0].kind == "compiled"
-    if in_place and not small and not compiled and sweep.rows <= machine.merged:
         return [_Pieces(sweep, operands, dtype, machine, in_place)]
     return [
         _Kernel(sweep, step, operand, dtype, in_place)
@@ -86,23 +88,40 @@ def _cast(operand: Operand, dtype: Any) -> Operand:
 # -- one step on the whole vector ------------------------------------------------------------------
 
 
-def _alone(sweep: Sweep, step: Step, operand: Array, machine: Machine, small: bool) -> Function:
+def _alone(
+    sweep: Sweep, step: Step, operand: Array, machine: Machine, small: bool
+) -> Function | _Whole:
     left, right = sweep.before * step.left, step.right * sweep.after
     if _has_few_columns(step, left, right):
         return functools.partial(_gathered, np.ascontiguousarray(operand), left, right)
     multiply = _multiplication(step, operand, left, right, machine)
-    batch = multiply.batch
-    if not multiply.swapped and (small or batch == ()):
+    if small and not multiply.swapped:
         return _plain(multiply)
+    return _Whole(multiply, left * step.rows * right)
 
-    def run(x: Array) -> Array:
-        made = np.empty((left, step.rows, right), operand.dtype)
+
+class _Whole(NamedTuple):
+    """A step on whole vectors, into an array that is given."""
+
+    multiply: _Multiplication
+    size: int
+
+    @property
+    def in_place(self) -> bool:
+        """Whether that array may be the vector itself."""
+        return False
+
+    @property
+    def dtype(self) -> Any:
+        """Of the array."""
+        return self.multiply.operand.dtype
+
+    def __call__(self, x: Array, made: Array) -> None:
+        """Make so many numbers."""
+        multiply = self.multiply
         source, target = multiply.view(x, multiply.source), multiply.view(made, multiply.target)
-        threads = current_settings().threads
-        _share(lambda part: multiply(source[part], target[part]), _parts(batch, threads))
-        return made
-
-    return run
+        parts = _parts(multiply.batch, current_settings().threads)
+        _share(lambda part: multiply(source[part], target[part]), parts)
 
 
 def _plain(multiply: _Multiplication) -> Function:
@@ -110,6 +129,9 @@ def _plain(multiply: _Multiplication) -> Function:
     function, shape, operand = multiply.function, multiply.source, multiply.operand
     if len(shape) < 3:
         function = np.ndarray.dot  # it starts in half the time of matmul
+        if not multiply.on_right:
+            dot = operand.dot
+            return lambda x: dot(x.reshape(shape))
     if multiply.on_right:
         return lambda x: function(x.reshape(shape), operand)
     return lambda x: function(operand, x.reshape(shape))
@@ -213,7 +235,10 @@ def _share(function: Callable[[Any], object], parts: Sequence[Any]) -> None:
 
 
 class _Pieces:
-    """The steps of a sweep on pieces that stay in the cache, in workspaces of each thread."""
+    """The steps of a sweep on pieces that stay in the cache, in workspaces of each thread.
+
+    ``in_place``: the array into which it is called may be the vector itself.
+    """
 
     def __init__(
         self,
@@ -225,19 +250,18 @@ class _Pieces:
     ) -> None:
         self.sweep, self.operands, self.dtype, self.machine = sweep, operands, dtype, machine
         self.in_place = in_place
+        self.size = sweep.before * sweep.rows * sweep.after
         self.strided = sweep.after_piece < sweep.after
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, made: Array) -> None:
+        """Fill ``made``."""
         sweep = self.sweep
         x = np.ascontiguousarray(x).reshape(sweep.before, sweep.columns, sweep.after)
-        made = x
-        if not self.in_place:
-            made = np.empty((sweep.before, sweep.rows, sweep.after), self.dtype)
+        made = made.reshape(sweep.before, sweep.rows, sweep.after)
         threads = current_settings().threads
         pieces = self._pieces(threads)
         parts = [part for i in range(threads) if (part := pieces[i::threads])]
         _share(functools.partial(self._run, x, made), parts)
-        return made
 
     def _pieces(self, threads: int) -> list[Any]:
         """The indices of pieces, one at least for each thread."""
@@ -270,12 +294,8 @@ class _Pieces:
     def _chain(self, before: int, after: int, workspaces: Array) -> list[Any]:
         """For each step how to multiply, and the views of workspaces; None for the vectors."""
         pairs = list(zip(self.sweep.steps, self.operands, strict=True))
-        shape = before, self.sweep.columns, after
         chain: list[Any] = []
         view = None
-        if len(pairs) == 1:  # in place, and therefore not from there to there
-            view = workspaces[1, : math.prod(shape)]
-            chain.append((_Copy(shape, shape), None, view.reshape(shape)))
         size = self.sweep.columns
         for index, (step, operand) in enumerate(pairs):
             size = size // step.columns * step.rows
@@ -295,20 +315,49 @@ class _Pieces:
         return chain
 
 
-class _Copy(NamedTuple):
-    """A piece into a workspace."""
+# -- from one array to another and back ------------------------------------------------------------
 
-    source: tuple[int, ...]
-    target: tuple[int, ...]
 
-    def view(self, array: Array, shape: tuple[int, ...]) -> Array:
-        """``array`` in this shape."""
-        return array.reshape(shape)
+class _InTurns:
+    """Sweeps that fill what they are given: the result, and one array more.
 
-    def __call__(self, source: Array, target: Array) -> None:
-        """Copy."""
-        np.copyto(target, source)
+    Fresh memory costs as much as the arithmetic. The C library gives what lies free at the end of
+    its heap back to the system where that is more than twice the largest block that it once had
+    from there; therefore the array is asked for at twice its size, of which half is never touched.
+    """
 
+    def __init__(self, sweeps: Sequence[_Whole | _Pieces]) -> None:
+        self.dtype = sweeps[-1].dtype
+        self.size = sweeps[-1].size
+        turns, turn = [], True
+        for sweep in reversed(sweeps):
+            turns.append(turn)
+            turn ^= not sweep.in_place
+        self.sweeps = list(zip(sweeps, reversed(turns), strict=True))
+        self.spare = max((s.size for s, turn in self.sweeps if not turn), default=0)
+        if self.spare <= self.size and 2 * self.spare * self.dtype.itemsize <= _KEPT:
+            self.spare *= 2
+
+    def __call__(self, x: Array) -> Array:
+        result: Any = None
+        spare: Any = None
+        for sweep, turn in self.sweeps:
+            if sweep.in_place:
+                made = x = np.ascontiguousarray(x).reshape(-1)
+            elif turn and sweep.size > self.size:
+                made = np.empty(sweep.size, self.dtype)
+            elif turn:
+                result = np.empty(self.size, self.dtype) if result is None else result
+                made = result[: sweep.size]
+            else:
+                spare = np.empty(self.spare, self.dtype) if spare is None else spare
+                made = spare[: sweep.size]
+            sweep(x, made)
+            x = made
+        return x
+
+
+_INTO = _Whole, _Pieces
 
 # -- a step as one call of NumPy -------------------------------------------------------------------
 

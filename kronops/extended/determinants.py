@@ -20,6 +20,7 @@ from kronops.extended.inverses import (
 )
 from kronops.extended.matrices import LogOfProduct
 from kronops.extended.products import number, plus
+from kronops.extended.series import congruence
 from kronops.extended.spectra import spectrum
 from kronops.extended.writing import written
 from kronops.operator import LinearOperator
@@ -37,6 +38,7 @@ from kronops.operators.low_rank_update import LowRankUpdateOperator
 from kronops.operators.product import ProductOperator
 from kronops.operators.refined import RefinedOperator
 from kronops.operators.scaled import ScaledOperator
+from kronops.operators.series import SeriesOperator
 from kronops.operators.sum import SumOperator
 
 __all__ = ["determinant", "slogdet"]
@@ -168,6 +170,19 @@ def _(op: BlockDiagonalOperator, shift: Expansion | None, precision: Precision) 
 @determinant.register
 def _(op: GroupedOperator, shift: Expansion | None, precision: Precision) -> LogOfProduct:
     return determinant(op.core, shift, precision)
+
+
+@determinant.register
+def _(op: SeriesOperator, shift: Expansion | None, precision: Precision) -> LogOfProduct:
+    """``|C0|^out |C0'|^in`` times the product of all weights, for option 1."""
+    if shift is not None or op.option == 2:
+        return determinant.dispatch(LinearOperator)(op, shift, precision)
+    made, n = congruence(op, precision), op.shape[0]
+    whole = _of_values(made.f, None, precision)
+    for side in made.sides:
+        own = _of_values(side.variances, None, precision)
+        whole = _product(whole, _power(own, n // side.size))
+    return whole
 
 
 @determinant.register

@@ -37,13 +37,19 @@ def as_batch(**arrays: Any) -> tuple[Array, ...]:
     of squares has no digits left in it.
     """
     batch = [as_inexact(array, name) for name, array in arrays.items()]
-    backend, device = backend_of(*batch), backend_of(batch[0]).device(batch[0])
+    first, backend = next(iter(arrays)), backend_of(batch[0])
+    device = backend.device(batch[0])
     for name, array in zip(arrays, batch, strict=True):
+        if (other := backend_of(array)) is not backend:
+            raise TypeError(
+                f"{first} is an array of {backend.name}, {name} of {other.name}: "
+                f"bring both to one library first"
+            )
         if is_complex(array):
             raise TypeError(f"{name} has dtype {array.dtype}: a real floating dtype is needed")
         if not backend.same_device(array, device):
             raise TypeError(
-                f"{name} is on device {backend.device(array)}, {next(iter(arrays))} on {device}: "
+                f"{first} is on device {device}, {name} on {backend.device(array)}: "
                 f"bring both to one device first"
             )
         if 0 in array.shape:

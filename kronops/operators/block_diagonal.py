@@ -266,7 +266,7 @@ class BlockDiagonalOperator(LinearOperator):
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _children(self) -> dict[str, LinearOperator]:
+    def _named_parts(self) -> dict[str, Any]:
         names = self.names or range(len(self.operators))
         return {f"blocks[{n!r}]": block for n, block in zip(names, self.operators, strict=True)}
 

@@ -12,7 +12,7 @@ from typing import Any
 from kronops import spectrum, tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
-from kronops.caching import cached
+from kronops.caching import cached, fact
 from kronops.checks import as_matrix, hermitian_to_rounding, is_hermitian
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
@@ -106,6 +106,10 @@ class DenseOperator(LinearOperator):
                 f'{self._label} is not symmetric, which assume="{self.assume}" claims: '
                 f"symmetrise it, or leave assume out"
             )
+
+    @fact
+    def dtype(self) -> Any:
+        return self.matrix.dtype
 
     @property
     def shape(self) -> tuple[int, int]:

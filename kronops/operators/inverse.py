@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from kronops import spectrum, tree
-from kronops.backends.standard import Array
-from kronops.caching import cached
+from kronops.backends.standard import Array, Backend
+from kronops.caching import cached, fact
 from kronops.errors import LinAlgError
 from kronops.explaining import Account
 from kronops.linear_system import solve
@@ -41,6 +41,14 @@ class InverseOperator(LinearOperator):
     """
 
     base: LinearOperator
+
+    @fact
+    def backend(self) -> Backend:
+        return self.base.backend
+
+    @fact
+    def dtype(self) -> Any:
+        return self.base.dtype
 
     @property
     def shape(self) -> tuple[int, int]:

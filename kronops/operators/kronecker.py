@@ -139,13 +139,16 @@ class KroneckerOperator(LinearOperator):
     # -- products ------------------------------------------------------------------------------
 
     def _matmat(self, x: Array) -> Array:
-        shape = x.shape
-        left = 1 if len(shape) == 2 else math.prod(shape[:-2])
-        made = self._products(x, left, shape[-1])
-        return self.backend.reshape(made, (*shape[:-2], self.shape[0], shape[-1]))
+        *batch, _, columns = x.shape
+        if not batch:
+            return self.backend.reshape(self._products(x, 1, columns), (self.shape[0], columns))
+        made = self._products(x, math.prod(batch), columns)
+        return self.backend.reshape(made, (*batch, self.shape[0], columns))
 
     def _apply_last(self, x: Array) -> Array:
         batch = x.shape[:-1]
+        if not batch:
+            return self.backend.reshape(self._products(x, 1, 1), (self.shape[0],))
         made = self._products(x, math.prod(batch), 1)
         return self.backend.reshape(made, (*batch, self.shape[0]))
 

@@ -333,6 +333,10 @@ class KroneckerEigenOperator(LinearOperator):
             return self._with(self.eigenvalues * other.eigenvalues)
         return None
 
+    def _named_parts(self) -> dict[str, Any]:
+        arguments = {"rotation": "bases", "values": "eigenvalues"}
+        return {arguments.get(name, name): part for name, part in super()._named_parts().items()}
+
     def _account(self, operation: str, columns: int) -> Account:
         n = self.shape[0]
         if self.inverted and operation.startswith("multiply"):

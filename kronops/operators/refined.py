@@ -56,7 +56,8 @@ class RefinedOperator(LinearOperator):
     - Matrices are inverted once, as Rump does it [1]_, and the inverse, with all its terms, is
       what right-hand sides are multiplied by. Kronecker products are inverted factor by factor.
     - Exactly damped Hermitian Kronecker products and sums are solved by eigenvectors and
-      eigenvalues with all terms [2]_, then refined by residuals.
+      eigenvalues with all terms [2]_, then refined by residuals. Series are solved by those of
+      their moments and lags.
     - Everything else is refined by residuals from its ordinary inverse [3]_ or, where that has no
       digit right, written out as a matrix, with a `DensificationWarning`.
 

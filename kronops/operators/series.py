@@ -21,7 +21,7 @@ from kronops.scaling import dtype_exponent
 from kronops.series_sums import stein_powers, stein_solve, weights
 from kronops.vectors import as_layout, in_layout
 
-__all__ = ["SeriesOperator"]
+__all__ = ["SeriesOperator", "refuse_foreign_lag"]
 
 Moments = tuple[Array, Array]
 
@@ -453,12 +453,7 @@ def _side(moments: Moments, damping: float, name: str) -> _Side:
     seen = backend.values(lag)
     if seen is not None and n:
         norm = float(xp.linalg.matrix_norm(seen, ord=2))
-        if norm > 1 + 100 * eps * condition:
-            raise ValueError(
-                f"{name}: the lag moment C1 does not belong to C0, for C0^(-1/2) C1 C0^(-1/2) has "
-                f"norm {norm:.6g} and a time series' has at most 1: both must be divided by the "
-                f"same number of terms"
-            )
+        refuse_foreign_lag(norm, condition, eps, name)
         if norm > 1 + eps**0.5:
             warn(
                 f"{name}: C0^(-1/2) C1 C0^(-1/2) has norm {norm:.6g}, above 1 by the rounding of "
@@ -466,6 +461,16 @@ def _side(moments: Moments, damping: float, name: str) -> _Side:
                 LinAlgWarning,
             )
     return _Side(basis, variances, lag)
+
+
+def refuse_foreign_lag(norm: float, condition: float, eps: float, name: str) -> None:
+    """Of ``H`` with a ``norm`` that the rounding of ``C0`` cannot explain."""
+    if norm > 1 + 100 * eps * condition:
+        raise ValueError(
+            f"{name}: the lag moment C1 does not belong to C0, for C0^(-1/2) C1 C0^(-1/2) has "
+            f"norm {norm:.6g} and a time series' has at most 1: both must be divided by the "
+            f"same number of terms"
+        )
 
 
 def _as_moments(moments: Any, name: str, check_finite: bool) -> Moments:

@@ -146,7 +146,7 @@ UPDATES: list[tuple[Any, tuple[Any, ...], dict[str, Any], type[Exception], str]]
      "inputs has dtype complex128: a real floating dtype is needed"),
     (DenseLayer(), (A.astype(object), G), {}, TypeError, "inputs has dtype object"),
     (DenseLayer(), (np.ma.masked_array(A), G), {}, TypeError, "inputs is a masked array"),
-    (DenseLayer(), (A, array_api_strict.asarray(G)), {}, TypeError, "arrays of two libraries"),
+    (DenseLayer(), (A, array_api_strict.asarray(G)), {}, TypeError, "inputs is an array of numpy"),
     (DenseLayer(), (with_one(A, math.nan), G), {}, ValueError, "inputs: the sum of second "
      "moments has NaN or infinite entries in float64; finite values are needed, and nothing was"),
     (DenseLayer(), (A, with_one(G, math.inf)), {}, ValueError, "output_gradients: the sum of"),

@@ -123,7 +123,7 @@ class ModelCurvature:
     >>> loader = [(jnp.eye(3), jnp.asarray([0, 1, 1]))]
     >>> curvature = kfac.capture(model, params, {"w": DenseLayer()})
     >>> curvature.fit(params, loader, "categorical", "exact")
-    ModelCurvature(1 layer, 0 parameters without)
+    ModelCurvature(1 layer, 0 parameters without a block)
     >>> curvature.operator(damping=0.1).operator.domain_shape
     {'w': (3, 2)}
     """
@@ -153,7 +153,7 @@ class ModelCurvature:
     def __repr__(self) -> str:
         count = len(self.curvature.layers)
         layers = f"{count} layer{'' if count == 1 else 's'}"
-        return f"ModelCurvature({layers}, {len(self.unknown)} parameters without)"
+        return f"ModelCurvature({layers}, {len(self.unknown)} parameters without a block)"
 
     def operator(
         self, damping: float = 0.0, method: str = "factored", pi: Pi = "trace"

@@ -143,7 +143,7 @@ class ModelCurvature:
     >>> loader = [(torch.eye(3), torch.tensor([0, 1, 1]))]
     >>> curvature = kfac.capture(model).fit(loader, "categorical", "exact")
     >>> curvature
-    ModelCurvature(1 layer, 0 parameters without)
+    ModelCurvature(1 layer, 0 parameters without a block)
     >>> curvature.operator(damping=0.1).domain_shape
     {'weight': (2, 3)}
     """
@@ -181,7 +181,7 @@ class ModelCurvature:
     def __repr__(self) -> str:
         count = len(self._layers)
         layers = f"{count} layer{'' if count == 1 else 's'}"
-        return f"ModelCurvature({layers}, {len(self.unknown)} parameters without)"
+        return f"ModelCurvature({layers}, {len(self.unknown)} parameters without a block)"
 
     @property
     def curvature(self) -> Curvature:
