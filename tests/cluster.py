@@ -32,7 +32,6 @@ def local_cluster(folder: Path, workers: int = 2, memory: str = "512MiB"):
         "temporary-directory": str(folder),
         "distributed.comm.timeouts.connect": "5s",
         "distributed.scheduler.allowed-failures": 3,
-        "distributed.scheduler.work-stealing-interval": "50ms",  # tasks here last less than 1s
     }
     with dask.config.set(options), contextlib.ExitStack() as stack:
         cluster = stack.enter_context(

@@ -39,7 +39,7 @@ def client(tmp_path_factory):
 @pytest.fixture
 def folder(client, tmp_path):
     """Marks of the factorisations that workers make."""
-    client.register_plugin(cluster.MarkFactorisations(tmp_path, seconds=1e-6))
+    client.register_plugin(cluster.MarkFactorisations(tmp_path, seconds=4e-6))
     yield tmp_path
     client.unregister_worker_plugin("factorisations")
 
