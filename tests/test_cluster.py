@@ -191,7 +191,7 @@ def test_a_scheduler_lost_is_an_error_within_seconds(tmp_path):
 
 def test_a_vector_four_times_the_memory_of_a_worker():
     """It is ended if it takes more, and what it took is the kernel's count."""
-    measured = out_of_core.measure("multiply", workers=1, memory=256, times=4)
+    measured = out_of_core.measure("multiply", workers=1, memory=384, times=4)
     assert measured["vector MiB"] == 4 * measured["allowed MiB"]
     assert measured["peak MiB"] <= measured["allowed MiB"]
     assert measured["error"] <= 1
