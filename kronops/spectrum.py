@@ -134,7 +134,7 @@ def _clip_rounding(eigenvalues: Array, p: float, what: str) -> Array:
     if values is not None and 0 not in values.shape:
         smallest = float(xp.min(values))
         rounding = max(values.shape) * epsilon(values) * float(xp.max(values))
-        if smallest < -max(rounding, 0.0):
+        if smallest < -rounding:
             raise LinAlgError(
                 f"{what} is indefinite (eigenvalue {smallest:.3g}): "
                 f"power {p} needs eigenvalues that are not negative"
@@ -142,7 +142,7 @@ def _clip_rounding(eigenvalues: Array, p: float, what: str) -> Array:
     zero = xp.zeros_like(eigenvalues)
     if values is None and 0 not in eigenvalues.shape:
         rounding = max(eigenvalues.shape) * epsilon(eigenvalues) * xp.max(eigenvalues)
-        zero = xp.where(xp.min(eigenvalues) < -xp.maximum(rounding, zero), math.nan, zero)
+        zero = xp.where(xp.min(eigenvalues) < -rounding, math.nan, zero)
     return xp.where(eigenvalues < 0, zero, eigenvalues)
 
 

@@ -80,6 +80,27 @@ def test_a_scale_that_would_cost_an_entry_digits_is_kept_apart():
     assert (op @ np.array([0.0, 2.0**1000]))[0] == tiny * 2.0**675
 
 
+def test_a_scale_near_one_takes_digits_from_what_is_near_the_end_of_the_range():
+    tiny = (1 + 2.0**-51) * 2.0**-1022
+    op = kronops.KroneckerOperator([np.array([[1.0, tiny], [tiny, 1.0]])], scale=0.75)
+    assert (op @ np.array([0.0, 2.0**1000]))[0] == tiny * 2.0**1000 * 0.75
+
+
+def test_a_small_scale_meets_a_large_vector_before_factors_near_one():
+    near_one = kronops.block_diag(np.full((2, 2), 0.75))
+    op = kronops.KroneckerOperator([near_one] * 2, scale=2.0**-600)
+    np.testing.assert_array_equal(op @ np.full(4, 2.0**1023), 2.25 * 2.0**423)
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_entries_whose_product_would_lose_its_last_digit_are_not_multiplied(count):
+    tiny = (1 + 2.0**-13) * 2.0**-256  # the fourth power has 53 digits
+    x = np.zeros(2**count)
+    x[15] = 2.0**1000
+    made = kron(*[np.array([[1.0, tiny], [tiny, 1.0]])] * count) @ x
+    assert made[0] == (1 + 2.0**-13) ** 4 * 2.0**-24
+
+
 def test_a_large_vector_meets_the_small_factor_first():
     x = 1e300 * rng.standard_normal(9)
     want = np.kron(A, B) @ x
