@@ -37,6 +37,15 @@ def test_exact_damping_of_a_shape_that_no_vector_has():
     assert op.shape == (2**70, 2**70) and op.trace() == 2.0**71
 
 
+def test_operations_are_counted_exactly():
+    op = kron(*[1e300 * np.ones((2, 2)), 1e-300 * np.ones((3, 3))] * 40)
+    [first] = op._products._accounts([0], 1)
+    assert first.flops == 6 * (op.shape[0] // 2)
+    rectangular = kron(1e300 * np.ones((2, 3)), 1e-300 * np.ones((5, 4)))
+    made = rectangular._products._accounts([0, 1], 1)
+    assert [part.flops for part in made] == [10 * 4, 35 * 2]
+
+
 def test_seventy_factors_of_one():
     op = kron(*[np.array([[1.5]])] * 70)
     assert op @ np.ones(1) == pytest.approx(1.5**70)
@@ -55,6 +64,12 @@ def test_large_times_small(big):
     assert op.trace() == pytest.approx(np.trace(want), rel=1e-12)
     assert op.norm() == pytest.approx(np.linalg.norm(want), rel=1e-12)
     assert op.slogdet().logabsdet == pytest.approx(np.linalg.slogdet(want)[1], rel=1e-11)
+
+
+def test_large_times_small_of_rectangular_factors():
+    a, b, x = rng.standard_normal((2, 3)), rng.standard_normal((5, 4)), rng.standard_normal(12)
+    for big in (1e200, 1e-200):
+        np.testing.assert_allclose(kron(big * a, b / big) @ x, np.kron(a, b) @ x, rtol=1e-12)
 
 
 def test_the_vector_may_make_up_for_the_scale():
@@ -99,6 +114,32 @@ def test_entries_whose_product_would_lose_its_last_digit_are_not_multiplied(coun
     x[15] = 2.0**1000
     made = kron(*[np.array([[1.0, tiny], [tiny, 1.0]])] * count) @ x
     assert made[0] == (1 + 2.0**-13) ** 4 * 2.0**-24
+
+
+def test_nor_are_those_whose_product_would_lose_one_digit():
+    factors = [np.eye(4) for _ in range(3)]
+    for factor, mantissa in zip(factors, (1 + 2.0**-26, 1 + 2.0**-26, 1.0), strict=True):
+        factor[0, 1] = mantissa * 2.0**-341
+    x = np.zeros(64)
+    x[21] = 2.0**1000
+    assert (kron(*factors) @ x)[0] == (1 + 2.0**-26) ** 2 * 2.0**-23
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 64])
+def test_a_number_is_not_merged_into_a_matrix_whose_entries_it_takes_out_of_range(size):
+    matrix = np.eye(size)
+    matrix[0, 1] = 2.0**-900
+    x = np.zeros(size)
+    x[1] = 2.0**1000
+    made = kron(np.array([[2.0**-300]]), matrix) @ x
+    assert made[0] == 2.0**-200 and made[1] == 2.0**700
+
+
+def test_diagonals_that_are_merged():
+    a, b = rng.standard_normal(4), rng.standard_normal(3)
+    x = rng.standard_normal((36, 2))
+    made = kron(DiagonalOperator(a), DiagonalOperator(b), A) @ x
+    np.testing.assert_allclose(made, np.kron(np.diag(np.kron(a, b)), A) @ x, rtol=1e-12)
 
 
 def test_a_large_vector_meets_the_small_factor_first():

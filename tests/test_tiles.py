@@ -6,6 +6,7 @@ asked for.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -33,6 +34,7 @@ CASES = [  # of rows: several registers, the last one with lanes to spare, and t
     (((4, 3),), 3, 2, 2, "float32"),
     (((2, 2), (3, 3), (3, 3)), 8, 2, 0, "float32"),
     (((14, 2),), 9, 1, 0, "float64"),
+    (((1, 4), (1, 5)), 8, 2, 0, "float64"),
     (((3, 3), (5, 3)), 1, 7, 0, "float64"),
     (((13, 3),), 1, 13, 0, "float64"),
     (((3, 2), (2, 2), (10, 2)), 1, 3, 0, "float32"),
@@ -61,6 +63,7 @@ def test_what_does_not_fit_is_refused(shapes, right):
     x, out = np.ones((2, inputs, right)), np.zeros((2, outputs, right))
     for wrong in (
         (entries[:-1].copy(), x, out),
+        (np.append(entries, 0), x, out),
         (entries, x[:, :-1], out),
         (entries, np.ones((2, inputs + 1, right)), out),
         (entries, x, out[:, :-1]),
@@ -70,7 +73,7 @@ def test_what_does_not_fit_is_refused(shapes, right):
     ):
         with pytest.raises(ValueError, match="the shapes of x, out and the packed factors do not"):
             run(*wrong)
-    run(entries, x[:0], out[:0])
+    run(entries, x[:0], np.zeros((0, 2 * outputs, 2 * right))[:, ::2, ::2])  # no number, no place
     if right > 1:
         apart = np.ones((2, 2 * inputs, 2 * right))
         for wrong in (
@@ -89,6 +92,28 @@ def test_what_does_not_fit_is_refused(shapes, right):
         ):
             with pytest.raises(ValueError, match="for one column with adjacent rows"):
                 run(*wrong)
+
+
+@pytest.mark.parametrize("right", [1, 19])
+def test_in_place(right):
+    """A tile is read before it is written, and read once."""
+    factors = [RNG.standard_normal((n, n)) for n in (3, 5)]
+    kernel = kernel_for(((3, 3), (5, 5)), np.float64, right)
+    x = RNG.standard_normal((9, 15, right))
+    wanted = np.kron(*factors) @ x
+    kernel.compile()(kernel.pack(factors), x, x)
+    np.testing.assert_allclose(x, wanted, atol=1e-13)
+
+
+@pytest.mark.parametrize("adjacent", [True, False])
+def test_of_short_registers_and_one_column(adjacent):
+    kernel = kernel_for(((2, 2), (9, 3)), np.float64, 1, adjacent=adjacent)
+    kernel = dataclasses.replace(kernel, lanes=min(kernel.lanes, 4))
+    factors = [RNG.standard_normal(shape) for shape in kernel.shapes]
+    x = RNG.standard_normal((2, 6, 2))[..., ::2]
+    out = np.zeros((2, 18, 1)) if adjacent else np.zeros((2, 36, 2))[:, ::2, ::2]
+    kernel.compile()(kernel.pack(factors), x, out)
+    np.testing.assert_allclose(out, np.kron(*factors) @ x, atol=1e-14)
 
 
 def test_registers():
