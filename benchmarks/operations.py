@@ -316,8 +316,9 @@ def page() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name}")
+    options = parser.parse_args()
     made = page()
-    if not parser.parse_args().write:
+    if not options.write:
         print(made)
         return
     text = PAGE.read_text(encoding="utf-8")

@@ -122,10 +122,11 @@ def _compiled(
     xp = system.backend.xp
     norm_b = system.norm(system.b)
     tolerance = xp.maximum(rtol * norm_b, atol * xp.ones_like(norm_b))
+    trivial = norm_b == 0
     x, r = system.start()
 
     def goes_on(state: tuple[Array, ...]) -> Array:
-        return (state[-1] < maxiter) & (system.norm(state[1]) > tolerance)
+        return ~trivial & (state[-1] < maxiter) & (system.norm(state[1]) > tolerance)
 
     def advance(state: tuple[Array, ...]) -> tuple[Array, ...]:
         *vectors, count = state
@@ -133,5 +134,5 @@ def _compiled(
 
     first = x, r, system.zeros(), xp.full_like(norm_b, math.inf), xp.asarray(0)
     x, r, *_, count = system.backend.while_loop(goes_on, advance, first)
-    solved = (count < maxiter) & (system.norm(r) <= tolerance)
-    return xp.where(norm_b == 0, xp.zeros_like(x), x), xp.where(solved, 0, maxiter)
+    solved = trivial | ((count < maxiter) & (system.norm(r) <= tolerance))
+    return xp.where(trivial, xp.zeros_like(x), x), xp.where(solved, 0, maxiter)
