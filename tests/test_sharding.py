@@ -230,6 +230,27 @@ class TestPrediction:
             kronops.plan(**{"shapes": [8], **arguments})
 
 
+# -- one device ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (24,), (24, 3)], ids=str)
+def test_a_mesh_of_one_device(shape):
+    """The program of many devices runs on one; its vectors have a sharding all the same."""
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    mesh = jax.make_mesh((1,), ("x",), devices=jax.devices()[:1])
+    rng = np.random.default_rng(0)
+    A, B = (rng.standard_normal((n, n)).astype(np.float32) for n in (4, 6))
+    v = rng.standard_normal(shape).astype(np.float32)
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    op, x = kronops.kron(*map(jax.numpy.asarray, (A, B))), jax.device_put(v, split)
+    multiply = op.matmat if shape[0] == 24 and len(shape) == 2 else op.multiply
+    want = (np.kron(A, B) @ v.reshape(24, -1)).reshape(shape)
+    for product in (multiply, jax.jit(multiply)):
+        y = product(x)
+        np.testing.assert_allclose(np.asarray(y), want, rtol=1e-4, atol=1e-4)
+        assert y.sharding.is_equivalent_to(x.sharding, y.ndim) and y.sharding.spec[0] == "x"
+
+
 # -- two processes of two devices each -------------------------------------------------------------
 
 

@@ -35,15 +35,14 @@ Kept = dict[Any, Callable[[Array], Array]]
 
 
 def sharding_of(array: Array) -> NamedSharding | None:
-    """The array's, if it is known to be split over several devices.
+    """The array's, if it is known to be split over a mesh, be it of one device.
 
     Of a tracer the type says it, where the axes of the mesh are `jax.sharding.AxisType.Explicit`.
     """
     found = getattr(array.aval if _is_tracer(array) else array, "sharding", None)
     if not isinstance(found, NamedSharding) or not hasattr(jax, "shard_map"):
         return None  # an older JAX has no such function: all is left to XLA
-    names = [name for axis in _layout(found, array.ndim) for name in axis]
-    return found if math.prod(found.mesh.shape[name] for name in names) > 1 else None
+    return found if any(_layout(found, array.ndim)) else None
 
 
 def layout_of(array: Array) -> tuple[Mesh, Layout]:
