@@ -323,7 +323,7 @@ class _InTurns:
 
     Fresh memory costs as much as the arithmetic. The C library gives what lies free at the end of
     its heap back to the system where that is more than twice the largest block that it once had
-    from there; therefore the array is asked for at twice its size, of which half is never touched.
+    from there: a block that is asked for here, and never touched, makes it keep these two arrays.
     """
 
     def __init__(self, sweeps: Sequence[_Whole | _Pieces]) -> None:
@@ -335,8 +335,8 @@ class _InTurns:
             turn ^= not sweep.in_place
         self.sweeps = list(zip(sweeps, reversed(turns), strict=True))
         self.spare = max((s.size for s, turn in self.sweeps if not turn), default=0)
-        if self.spare <= self.size and 2 * self.spare * self.dtype.itemsize <= _KEPT:
-            self.spare *= 2
+        if 2 * self.spare * self.dtype.itemsize <= _KEPT:
+            np.empty(2 * self.spare, self.dtype)
 
     def __call__(self, x: Array) -> Array:
         result: Any = None
