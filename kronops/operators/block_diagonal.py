@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from kronops.backends import backend_of, is_array
+from kronops.backends import is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached
 from kronops.columns import scaled_norm
@@ -130,7 +130,6 @@ class BlockDiagonalOperator(LinearOperator):
         if self.backend.shards and (made := self._algebra.multiply_sharded(self, v)) is not None:
             return made
         flats, restore = flatten_each(v, self.domain_shape, self.range_shape)
-        backend_of(*flats)  # one library for all
         blocks = zip(self._ready, flats, strict=True)
         return restore([block._apply(flat) for block, flat in blocks])
 
