@@ -172,8 +172,9 @@ class DenseOperator(LinearOperator):
         """A `Factorisation`, or what stands for one that a task will make."""
         later = functools.partial(_factorised, assume=self.assume, name=self.name)
         deferred = self.backend.deferred(later, self._entries)
-        if deferred is not None:
-            return deferred
+        return self._factorise() if deferred is None else deferred
+
+    def _factorise(self) -> Factorisation:
         claimed = self.assume == "positive definite"
         return factorise(self._entries, self.hermitian, claimed, self._label)
 
@@ -203,13 +204,17 @@ class DenseOperator(LinearOperator):
             self.__dict__["_solver"] = RefinedInverse(self.matrix, inverse)
 
     def inverse_matrix(self) -> Array:
-        """The inverse, written out; if nobody has looked at the condition, that is then exact."""
+        """The inverse, written out; if nobody has looked at the condition, that is then exact.
+
+        A factorisation that is made for it alone gives its memory, and is not kept.
+        """
         known = "_condition" in self.__dict__ or self._untracked is not self
         if known or self.backend.values(self.matrix) is None:
             return self._solver.inverse()
-        factorisation = self._factorisation
+        kept: Factorisation | None = self.__dict__.get("_factorisation")
         with self.backend.eager():
-            made = factorisation.inverse()
+            factorisation = self._factorise() if kept is None else kept
+            made = factorisation.inverse(last=kept is None)
             condition = factorisation.check_condition(self.matrix, self._label, inverse=made)
         self.__dict__["_condition"] = condition
         return made
@@ -367,9 +372,11 @@ class DenseOperator(LinearOperator):
     def _shifted(self, scalar: Scalar) -> LinearOperator:
         if not is_real(scalar):
             return super()._shifted(scalar)
-        identity = self.backend.xp.eye(self.shape[0], dtype=self.dtype, device=self.device)
         keeps = self.assume in (None, "general") or is_array(scalar) or scalar >= 0
         claim = self.assume if keeps else "symmetric"
+        if not is_array(scalar):
+            return self.with_matrix(self.backend.shifted(self.matrix, scalar), claim)
+        identity = self.backend.xp.eye(self.shape[0], dtype=self.dtype, device=self.device)
         return self.with_matrix(self.matrix + rescale(identity, [scalar]), claim)
 
     def _scaled(self, scalar: Scalar) -> LinearOperator | None:
