@@ -202,6 +202,7 @@ class DenseOperator(LinearOperator):
         self.__dict__.update(hermitian=True, _factorisation=made, _condition=condition)
         if RefinedInverse.serves(self.matrix, condition):
             self.__dict__["_solver"] = RefinedInverse(self.matrix, inverse)
+        self.__dict__["written_inverse"] = inverse if condition <= self._most_written else None
 
     def inverse_matrix(self) -> Array:
         """The inverse, written out; if nobody has looked at the condition, that is then exact.
@@ -226,12 +227,16 @@ class DenseOperator(LinearOperator):
         They have a backward error of about ``κ eps / 4``, which is within what solves are allowed,
         ``10 n eps``, for condition numbers up to ``10 n`` (tests/test_inverses.py).
         """
-        allowed = 10 * self.shape[0]
-        if self._condition > allowed:  # an estimate from below, which may save the rest
+        if self._condition > self._most_written:  # an estimate from below, which may save the rest
             return None
         inverse = self._solver.inverse()
         condition = one_norm(self.matrix) * one_norm(inverse) if self.shape[0] else 0.0
-        return inverse if condition <= allowed else None
+        return inverse if condition <= self._most_written else None
+
+    @property
+    def _most_written(self) -> int:
+        """The largest condition number of a matrix whose inverse is as good as solves."""
+        return 10 * self.shape[0]
 
     @cached
     def _determinant(self) -> tuple[Array, Array]:
