@@ -96,7 +96,7 @@ class BlockDiagonalOperator(LinearOperator):
         return dict(zip(self.names, self.operators, strict=True))
 
     @fact
-    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+    def shape(self) -> tuple[int, int]:
         rows, columns = zip(*(b.shape for b in self.operators), strict=True)  # each asked once
         return sum(rows), sum(columns)
 
@@ -159,9 +159,9 @@ class BlockDiagonalOperator(LinearOperator):
         if not self._square_blocks:
             return super()._inverse()
         return self._map(
-            lambda block: InverseOperator.of(block)
-            if isinstance(block, DenseOperator)
-            else block.inverse()
+            lambda block: (
+                InverseOperator.of(block) if isinstance(block, DenseOperator) else block.inverse()
+            )
         )
 
     def _power(self, p: float) -> LinearOperator:

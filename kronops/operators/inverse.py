@@ -58,7 +58,7 @@ class InverseOperator(LinearOperator):
         return self.base.dtype
 
     @fact
-    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+    def shape(self) -> tuple[int, int]:
         return self.base.shape
 
     @property

@@ -71,7 +71,7 @@ def _factorise(group: Sequence[DenseOperator]) -> None:
     for i, op in enumerate(group):
         if fits[i]:
             units = scale[i, :]
-            made = Factorisation(backend, op.dtype, units, units, True, factors[i, ...])
+            made = Factorisation(backend, stack.dtype, units, units, True, factors[i, ...])
             op.adopt(made, conditions[i], written[i, ...])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -21,9 +20,9 @@ Form = tuple[object, ...] | None
 
 
 class Run(NamedTuple):
-    """Blocks side by side: one operator, or matrices in a stack, to be solved with if ``inverse``.
+    """Blocks side by side: one operator, or matrices in a stack.
 
-    Of an inverse there are two stacks, the matrices' and that of their inverses.
+    Of inverses that are refined there are two stacks, the matrices' and that of their inverses.
     """
 
     columns: int
@@ -82,8 +81,8 @@ def _stacked(blocks: Sequence[LinearOperator]) -> tuple[Array, ...] | None:
     """Stacks of what all blocks are multiplied by in one way; None if there is no such way."""
     xp = blocks[0].backend.xp
     for matrices in (_written, _refined):
-        found = list(itertools.takewhile(bool, map(matrices, blocks)))
-        if len(found) == len(blocks):
+        found = [matrices(block) for block in blocks]
+        if all(found):
             return tuple(xp.stack(same) for same in zip(*found, strict=True))
     return None
 
@@ -99,5 +98,6 @@ def _written(op: LinearOperator) -> tuple[Array, ...]:
 
 def _refined(op: LinearOperator) -> tuple[Array, ...]:
     """The matrix and its inverse; none if that is not how it is solved with."""
-    solver = op.base._solver if isinstance(op, InverseOperator) else None
+    assert isinstance(op, InverseOperator) and isinstance(op.base, DenseOperator)
+    solver = op.base._solver
     return (solver.matrix, solver.inverted) if isinstance(solver, RefinedInverse) else ()
