@@ -185,7 +185,7 @@ class TorchBackend(Backend):
         lower, b = self.promote(lower, b)
         return torch.cholesky_solve(b, lower)
 
-    def cholesky_inverse(self, lower: Array, scale: Array) -> Array:
+    def cholesky_inverse(self, lower: Array, scale: Array, own: bool = False) -> Array:
         """``torch.cholesky_inverse``."""
         return torch.cholesky_inverse(lower) * scale[:, None] * scale
 
