@@ -55,11 +55,7 @@ NEAREST = {
         "test_products.py::TestBatches",
     ],
     "kronops/vectors.py": ["test_vectors.py"],
-    "kronops/backends/pieces.py": [
-        "test_products.py::TestEveryWay", "test_products.py::TestOwnership",
-        "test_products.py::TestBatches", "test_products.py::TestLayouts",
-        "test_products.py::test_large_matrices_and_few_columns",
-    ],
+    "kronops/backends/pieces.py": ["test_pieces.py"],
     "kronops/backends/tiles.py": ["test_tiles.py"],
 }  # fmt: skip
 COMPILED = "kronops/backends/tiles.py"
