@@ -137,6 +137,7 @@ def check(operands, runs, left=1, right=1, parts=(), machine=MACHINE, dtype=DOUB
         np.testing.assert_array_equal(argument, before)
 
 
+SQUARE, DIAGONAL = draw(2, 2), draw(2)
 SQUARES = [draw(3, 3), draw(4, 4), draw(5, 5)]
 GROWING = [draw(3, 2), draw(4, 3), draw(5, 4)]
 SHRINKING = [draw(2, 3), draw(3, 4), draw(4, 5)]
@@ -165,6 +166,7 @@ CASES = {  # operands, steps in each sweep, left, right, pieces
     "an operator": ([SQUARES[0], Other(draw(4, 6)), SQUARES[2]], (1, 1, 1), 2, 3, []),
     "operators": ([Other(draw(3, 3)), SQUARES[1], Other(draw(2, 3))], (1, 1, 1), 2, 3, []),
     "operators and pieces": ([Other(draw(3, 2)), *SQUARES[:2]], (2, 1), 2, 3, [(1, 2)]),
+    "six in pieces": ([draw(2, 2) for _ in range(6)], (6,), 3, 1, [(1, None)]),
     "nothing": ([np.eye(3)], (), 2, 3, []),
 }
 
@@ -175,6 +177,7 @@ def test_the_product(case):
     for threads in (1, 2, 5):
         with settings(threads=threads):
             check(operands, runs, left, right, parts)
+    check(operands, runs, left, right, parts, MACHINE._replace(cache=10**6))
 
 
 @pytest.mark.parametrize("case", ["several rows at once", "to and fro", "diagonals", "one by one"])
@@ -245,7 +248,7 @@ class TestKernels:
         x, operand = draw(5, 6, 2), self.SMALL[0]
         (sweep,) = planned([operand], (1,), 5, 2)[0].sweeps
         wanted = matrix_of(operand) @ x
-        for alone, memory in ((60, (5, 6, 2)), (59, 480 + 8192)):
+        for alone, memory in ((61, (5, 6, 2)), (60, (5, 6, 2)), (59, 480 + 8192)):
             monkeypatch.setattr(pieces, "_ALONE", alone)
             kernel = pieces._Kernel(sweep, sweep.steps[0], operand, DOUBLE, False)
             asked.clear()
@@ -383,6 +386,7 @@ def test_small_products_of_two_matrices_are_made_by_dot():
     "shape, left, right, wanted",
     [
         ((1000, 1000), 1, 1, False),
+        ((2000, 1000), 1, 1, False),
         ((1000, 1000), 2, 1, True),
         ((1000, 1000), 64, 1, True),
         ((1000, 1000), 65, 1, False),
@@ -454,7 +458,7 @@ def test_bands_of_rows(monkeypatch, shared, small, tile, threads):
 
     monkeypatch.setattr(pieces, "_SMALL", small)
     matrix, x = draw(48, 10), draw(10, 5)
-    for limit, several in ((2399, True), (2400, False)):
+    for limit, several in ((2399, True), (2400, False), (2401, False)):
         monkeypatch.setattr(pieces, "_SHARED", limit)
         with monkeypatch.context() as patch, settings(threads=threads):
             patch.setattr(np, "matmul", noted)
@@ -465,6 +469,19 @@ def test_bands_of_rows(monkeypatch, shared, small, tile, threads):
         half = count // 2
         assert shared.pop() == ([()] if whole else [(slice(0, half),), (slice(half, count),)])
         assert {found.pop() for _ in range(len(found))} == {((tile, 10), (10, 5))}
+
+
+def test_bands_have_eight_rows_at_least(monkeypatch):
+    monkeypatch.setattr(pieces, "_SMALL", 350)
+    matmul, found = np.matmul, []
+
+    def noted(a, b, out):
+        found.append(a.shape)
+        return matmul(a, b, out=out)
+
+    monkeypatch.setattr(np, "matmul", noted)
+    pieces._tall(draw(49, 10), draw(10, 5))
+    assert found == [(1, 49, 10)]  # for seven have 350 multiplications
 
 
 # -- threads ---------------------------------------------------------------------------------------
@@ -523,6 +540,9 @@ def test_there_are_pieces_for_each_thread():
     assert starts(made._pieces(1)) == [(0, 5, 0, 3), (5, 10, 0, 3)]
     assert starts(made._pieces(2)) == [(0, 4, 0, 3), (4, 8, 0, 3)]
     assert starts(made._pieces(3)) == [(0, 3, 0, 3), (3, 6, 0, 3), (6, 9, 0, 3)]
+    six = pieces_of(SQUARES[:2], 6, 3, (5, None))
+    assert starts(six._pieces(2)) == [(0, 3, 0, 3), (3, 6, 0, 3)]
+    assert not pieces_of(SQUARES[:2], 2, 300, (1, int("300"))).strided
     strided = pieces_of(SQUARES[:2], 2, 5, (2, 3))
     assert strided.strided
     assert starts(strided._pieces(2)) == [(0, 2, 0, 3), (0, 2, 3, 6)]
@@ -599,6 +619,15 @@ def test_steps_in_the_cache_are_those_of_whole_vectors(monkeypatch):
     ]
 
 
+def test_steps_in_the_cache_take_turns_in_two_workspaces():
+    workspaces = np.zeros((2, 64))
+    chain = pieces_of([SQUARE] * 5, 3, 1, (1, None))._chain(1, 1, workspaces)
+    turns = [[np.shares_memory(target, row) for row in workspaces] for *_, target in chain[:-1]]
+    assert turns == [[True, False], [False, True]] * 2
+    for (*_, target), (_, source, _) in itertools.pairwise(chain):
+        assert np.shares_memory(source, target)
+
+
 # -- turns -----------------------------------------------------------------------------------------
 
 
@@ -655,7 +684,7 @@ def test_a_block_of_twice_the_size_is_asked_for_once_if_the_c_library_may_keep_i
     asked, monkeypatch
 ):
     _, wholes = in_turns((2, 4, 3))
-    for kept, wanted in ((2 * 24 * 8, [48]), (2 * 24 * 8 - 1, [])):
+    for kept, wanted in ((384, [48]), (385, [48]), (383, [])):
         monkeypatch.setattr(pieces, "_KEPT", kept)
         asked.clear()
         pieces._InTurns(wholes)
@@ -663,8 +692,6 @@ def test_a_block_of_twice_the_size_is_asked_for_once_if_the_c_library_may_keep_i
 
 
 # -- one call of NumPy -----------------------------------------------------------------------------
-
-SQUARE, DIAGONAL = draw(2, 2), draw(2)
 
 
 @pytest.mark.parametrize(
@@ -689,6 +716,7 @@ SQUARE, DIAGONAL = draw(2, 2), draw(2)
         (SQUARE, 1, 40, {"cache": 320, "itemsize": 4}, False, (1, 2, 2, 20)),
         (SQUARE, 1, 21, {"cache": 10**6}, False, (2, 21)),
         (SQUARE, 1, 1024, {"work": 2048}, False, (1, 2, 2, 512)),
+        (SQUARE, 1, 1200, {"work": 2400}, False, (1, 2, 2, 600)),
         (SQUARE, 1, 1024, {"work": 2047}, False, (2, 1024)),
         (SQUARE, 1, 1024, {"work": 2047, "cache": 10**6}, False, (1, 2, 4, 256)),
     ],
@@ -714,6 +742,7 @@ def test_rectangles_have_targets_of_their_own_and_operands_without_strides():
             (1, 1, (columns,), (rows,)),
             (5, 1, (5, columns), (5, rows)),
             (40, 1, (2, 20, columns), (2, 20, rows)),
+            (50, 1, (50, columns), (50, rows)),
             (5, 3, (5, columns, 3), (5, rows, 3)),
             (5, 40, (5, columns, 2, 20), (5, rows, 2, 20)),
         ):
@@ -739,3 +768,39 @@ def test_divisors():
         assert pieces._divisor(size, most, least) == max(found, default=size)
     assert pieces._divisor(60, 20) == 20 and pieces._divisor(60, 19) == 60
     assert pieces._divisor(64, 17) == 16
+
+
+def test_what_there_is_nothing_to_do_to_is_copied_and_not_cast():
+    plan, _ = planned([np.eye(3)], ())
+    assert pieces.program(plan, [], DOUBLE, DOUBLE) is np.copy
+
+
+# -- sizes -----------------------------------------------------------------------------------------
+
+
+def test_the_c_library_keeps_blocks_of_32_mib(monkeypatch):
+    """glibc's bound, to which the array that one product needs beside its result is held."""
+    shapes = []
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: shapes.append(shape))
+    _, (first, last) = in_turns((2, 4, 3))
+    for size in (2**21, 2**21 + 1):
+        pieces._InTurns([first._replace(size=size), last])
+    assert shapes == [2**22]
+
+
+def test_ten_million_multiplications_by_few_columns_are_worth_threads(shared):
+    with settings(threads=2):
+        for columns in (100, 101):
+            pieces._tall(np.zeros((1000, columns)), np.zeros((columns, 100)))
+    assert [len(parts) for parts in shared] == [1, 2]
+
+
+@needs_kernels
+def test_65536_numbers_are_not_worth_a_thread(asked):
+    operand = [draw(2, 2)]
+    for left, alone in ((2**15, True), (2**15 + 1, False)):
+        (sweep,) = planned([operand], (1,), left)[0].sweeps
+        x = np.zeros((left, 2, 1))
+        asked.clear()
+        pieces._Kernel(sweep, sweep.steps[0], operand, DOUBLE, False)(x)
+        assert asked == ([(left, 2, 1)] if alone else [16 * left + 8192])
