@@ -780,9 +780,8 @@ def test_what_there_is_nothing_to_do_to_is_copied_and_not_cast():
 
 def test_the_c_library_keeps_blocks_of_32_mib(monkeypatch):
     """glibc's bound, to which the array that one product needs beside its result is held."""
-    shapes = []
+    shapes, (_, (first, last)) = [], in_turns((2, 4, 3))
     monkeypatch.setattr(np, "empty", lambda shape, dtype: shapes.append(shape))
-    _, (first, last) = in_turns((2, 4, 3))
     for size in (2**21, 2**21 + 1):
         pieces._InTurns([first._replace(size=size), last])
     assert shapes == [2**22]
