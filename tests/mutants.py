@@ -52,7 +52,7 @@ NEAREST = {
     "kronops/factor_products.py": [
         "test_scales.py", "test_explain.py", "test_products.py::TestRange",
         "test_products.py::TestScale", "test_products.py::TestMixedDtypes",
-        "test_products.py::TestBatches",
+        "test_products.py::TestBatches", "test_products.py::TestPrograms",
     ],
     "kronops/vectors.py": ["test_vectors.py"],
     "kronops/backends/pieces.py": ["test_pieces.py"],
