@@ -239,7 +239,7 @@ class KroneckerSumOperator(SchurBasisOperator):
         xp = self.backend.xp  # residuals may be out of range where solutions are not
         return solved + xp.where(xp.isfinite(correction), correction, xp.zeros_like(correction))
 
-    @property
+    @cached
     def _near_singular(self) -> bool:
         """Whether a solve is refined once, as far as anybody sees."""
         found = spectrum.extreme_sums(self._spectra, self.shift)
