@@ -52,14 +52,10 @@ NEAREST = {
     "kronops/factor_products.py": [
         "test_scales.py", "test_explain.py", "test_products.py::TestRange",
         "test_products.py::TestScale", "test_products.py::TestMixedDtypes",
-        "test_products.py::TestBatches",
+        "test_products.py::TestBatches", "test_products.py::TestPrograms",
     ],
     "kronops/vectors.py": ["test_vectors.py"],
-    "kronops/backends/pieces.py": [
-        "test_products.py::TestEveryWay", "test_products.py::TestOwnership",
-        "test_products.py::TestBatches", "test_products.py::TestLayouts",
-        "test_products.py::test_large_matrices_and_few_columns",
-    ],
+    "kronops/backends/pieces.py": ["test_pieces.py"],
     "kronops/backends/tiles.py": ["test_tiles.py"],
 }  # fmt: skip
 COMPILED = "kronops/backends/tiles.py"

@@ -306,6 +306,38 @@ class TestEveryWay:
                 assert np.array_equal(x, given)
 
 
+class TestPrograms:
+    """What is kept for each shape of vectors, and what it is made of."""
+
+    def test_the_machine_is_asked_for_the_larger_of_both_vectors(self, monkeypatch):
+        machine, asked = NumpyBackend.machine, []
+
+        def noted(backend, dtype, numbers):
+            asked.append(numbers)
+            return machine(backend, dtype, numbers)
+
+        monkeypatch.setattr(NumpyBackend, "machine", noted)
+        for shapes in (((3, 2), (2, 5)), ((2, 3), (5, 2))):
+            kronops.kron(*[draw(*shape) for shape in shapes])._products.plan(4, 7, np.float64)
+        assert asked == [4 * 10 * 7] * 2
+
+    def test_sixteen_are_kept(self):
+        op = kronops.kron(draw(2, 2), draw(3, 3))
+        for columns in range(1, 17):
+            op @ draw(6, columns)
+            assert len(op._products._programs) == columns
+        op @ draw(6, 17)
+        assert len(op._products._programs) == 1
+
+    def test_sizes_of_arrays_that_have_values_are_seen(self):
+        products = kronops.kron(draw(2, 2), draw(3, 3))._products
+        assert products.moderate and products.surely_moderate and not products.hidden
+
+    def test_what_shrinks_comes_first_and_then_the_scale(self):
+        op = kronops.KroneckerOperator([draw(5, 2), draw(3, 3), draw(2, 5)], 3.0)
+        assert op._products._shrinking_first() == [2, 1, 0, 3.0]
+
+
 @pytest.mark.thread_unsafe(reason="tracemalloc counts the memory of all threads")
 class TestMemory:
     @pytest.mark.parametrize(
