@@ -93,7 +93,7 @@ def scale(scalar: Scalar, op: LinearOperator) -> LinearOperator:
 
 def invert(op: LinearOperator) -> LinearOperator:
     """The lazy inverse."""
-    return InverseOperator(op)
+    return InverseOperator.of(op)
 
 
 def refine(op: LinearOperator, shift: Scalar) -> LinearOperator:

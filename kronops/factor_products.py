@@ -49,7 +49,7 @@ class FactorProducts:
         self.scale: Scalar = op.scale
         self.backend, self.dtype, self.device = op.backend, op.dtype, op.device
         self.shape, self.tracked = op.shape, op._tracked
-        self.limit = dtype_exponent(tree.leaves(op)[0])
+        self.limit = dtype_exponent(op._like)
         with self._eager():
             exponents = [factor._exponent() for factor in self.factors]
             self.hidden = any(self.backend.values(leaf) is None for leaf in tree.leaves(op))

@@ -47,11 +47,11 @@ class Factorisation:
         xp = self.backend.xp
         return xp.astype(solved, xp.result_type(self.dtype, b.dtype), copy=False)
 
-    def inverse(self) -> Array:
-        """The inverse's matrix."""
+    def inverse(self, last: bool = False) -> Array:
+        """The inverse's matrix; if it is the ``last`` that is asked for, in the factors' memory."""
         xp = self.backend.xp
         if self.definite:
-            made = self.backend.cholesky_inverse(self.factors, self.rows)
+            made = self.backend.cholesky_inverse(self.factors, self.rows, own=last)
         else:
             device = self.backend.device(self.rows)
             identity = xp.eye(self.rows.shape[0], dtype=self.dtype, device=device)

@@ -263,8 +263,12 @@ class LinearOperator(Collection, ABC):
     def __torch_function__(
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Leave ``tensor @ op`` and ``tensor * op`` to us, outside `torch.compile`."""
-        if not sys.modules["torch"].compiler.is_compiling():
+        """``tensor @ op``; ``tensor * op`` is left to us later. Not in `torch.compile`."""
+        torch = sys.modules["torch"]
+        if not torch.compiler.is_compiling():
+            if function is torch.Tensor.matmul and len(types) == 1 and not kwargs:
+                tensor, op = args  # Python itself would ask us after an error, which takes longer
+                return op.__rmatmul__(tensor)
             return NotImplemented
         # Its compiler hands ``op @ tensor`` over with the two exchanged, as if it were the other.
         raise TypeError(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from kronops.backends import backend_of, is_array
-from kronops.backends.standard import Array
+from kronops.backends.standard import Array, Backend
 from kronops.drawing import compared
 
 __all__ = [
@@ -199,7 +199,7 @@ def join_pair(
             f"{name} is a pair, but the operator maps shape {domain} to {range_}, which is no "
             f"(weights, bias) pair: give it as an array"
         )
-    xp = backend_of(weights, bias).xp
+    xp = _one_library({f"{name}[0]": weights, f"{name}[1]": bias}).xp
     kind = type(pair)
     axis = 1 if isinstance(domain, OutIn) else 0
     matrix = xp.concat(
@@ -224,6 +224,19 @@ def _flatten_blocks(v: Any, domain: Shape, range_: Shape, name: str) -> tuple[Ar
     return backend_of(*flats).xp.concat(flats) if len(flats) > 1 else flats[0], restore_flat
 
 
+def _one_library(named: dict[str, Array]) -> Backend:
+    """That of all arrays of a structured vector, or an error with the names of two that differ."""
+    (first, array), *others = named.items()
+    backend = backend_of(array)
+    for name, other in others:
+        if (strange := backend_of(other)) is not backend:
+            raise TypeError(
+                f"{first} is of {backend.name}, {name} of {strange.name}: "
+                f"bring both to one library first"
+            )
+    return backend
+
+
 def flatten_each(
     v: Any, domain: Shape, range_: Shape, name: str = "v"
 ) -> tuple[list[Array], Callable[[list[Array]], Any]]:
@@ -238,18 +251,20 @@ def flatten_each(
     ([(4,), (1,)], array([1.]))
     """
     parts, restore_parts = parts_of(v, domain, name)
-    keys = _keys(domain)
+    names = {key: f"{name}[{key!r}]" for key in _keys(domain)}
     pieces = [
-        flatten(part, domain[key], range_[key], f"{name}[{key!r}]")
-        for key, part in zip(keys, parts, strict=True)
+        flatten(part, domain[key], range_[key], names[key])
+        for key, part in zip(names, parts, strict=True)
     ]
+    flats = [flat for flat, _ in pieces]
+    _one_library(dict(zip(names.values(), flats, strict=True)))
 
     def restore(results: list[Array]) -> Any:
         return restore_parts(
             [back(result) for (_, back), result in zip(pieces, results, strict=True)]
         )
 
-    return [flat for flat, _ in pieces], restore
+    return flats, restore
 
 
 def parts_of(

@@ -134,6 +134,44 @@ def test_large_inverses_are_made_tile_by_tile(dtype, claim):
     assert op._condition == pytest.approx(norms[0] * norms[1], rel=1e-10)  # exact, not estimated
 
 
+def test_a_factor_gives_its_memory_to_the_inverse_only_where_nobody_keeps_it():
+    matrix, _ = with_condition(LARGE, 1e3, np.random.default_rng(0))
+    b = np.arange(LARGE) - 7.0
+    want = np.linalg.solve(matrix, b)
+    fresh, kept = kronops.DenseOperator(matrix), kronops.DenseOperator(matrix)
+    logdet = kept.logdet()  # keeps the factorisation, whose condition is looked at later
+    for op in (fresh, kept):
+        for _ in range(2):
+            found = op.inverse().to_dense()
+            np.testing.assert_allclose(found, np.linalg.inv(matrix), atol=1e-10)
+            found[...] = np.nan  # it is the caller's
+        np.testing.assert_allclose(op.solve(b), want, rtol=1e-9, atol=1e-9)
+        assert op.logdet() == logdet
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+def test_large_triangles_are_inverted_by_lapack(monkeypatch, dtype):
+    monkeypatch.setattr("kronops.backends.numpy._LARGE_TRIANGLE", LARGE)
+    rng = np.random.default_rng(0)
+    for n in (LARGE - 1, LARGE, LARGE + 1):
+        matrix = with_condition(n, 1e3, rng)[0].astype(dtype)
+        found = kronops.DenseOperator(matrix).inverse().to_dense()
+        eps = np.finfo(dtype).eps
+        np.testing.assert_allclose(found @ matrix, np.eye(n), atol=1e4 * eps)
+        assert found.dtype == dtype and np.array_equal(found, found.conj().T)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.complex128])
+def test_a_damped_matrix_is_a_copy_with_another_diagonal(dtype, order):
+    matrix = np.array([[2, 1, 0], [1, 3, 1], [0, 1, 4]], dtype, order=order)
+    op = kronops.DenseOperator(matrix)
+    found = op.damped(0.5).to_dense()
+    np.testing.assert_array_equal(found, matrix + 0.5 * np.eye(3))
+    np.testing.assert_array_equal(op.to_dense(), matrix)
+    assert found.dtype == dtype
+
+
 @pytest.mark.parametrize("size", [1e307, 1e-307])
 def test_conditions_whose_sums_are_out_of_range(size):
     op = kronops.DenseOperator(size * (np.eye(LARGE) + 0.5))
@@ -239,6 +277,34 @@ def test_stacks_leave_alone_what_is_better_solved_with():
     assert len(op._runs) == 1 and len(op.inverse()._runs) == 4
     for matrix, x in zip(matrices, solved.reshape(4, 16), strict=True):
         assert backward_error(matrix, x, np.ones(16)) < 10 * 16 * EPS
+
+
+@pytest.mark.parametrize("conditions", [(2, 9, 40, 150), (2, 9, 40, 1e5), (1e4, 1e5, 1e6, 1e6)])
+def test_stacks_are_of_written_inverses_where_all_are_as_good_as_solves(conditions):
+    """Else all are refined, those too that need not be: in either way within what is allowed."""
+    rng = np.random.default_rng(0)
+    pairs = [with_condition(16, condition, rng) for condition in conditions]
+    op = kronops.block_diag(*(matrix for matrix, _ in pairs))
+    b = np.concatenate([vectors for _, vectors in pairs])  # the worst right-hand sides
+    x = op.solve(b).reshape(4, 16, 16)
+    (run,) = op.inverse()._runs
+    written = all(np.linalg.cond(matrix, 1) <= 160 for matrix, _ in pairs)
+    assert len(run.stacks) == (1 if written else 2)
+    for (matrix, vectors), mine in zip(pairs, x, strict=True):
+        assert backward_error(matrix, mine, vectors) < 10 * 16 * EPS
+
+
+def test_blocks_are_first_factorised_inside_jit_and_then_used_outside():
+    """They are factorised at once, as other constants are: no tracer is kept."""
+    jax = pytest.importorskip("jax")
+    rng = np.random.default_rng(0)
+    matrices = [with_condition(6, 10.0, rng)[0].astype(np.float32) for _ in range(5)]
+    op, x = kronops.block_diag(*map(jax.numpy.asarray, matrices)), jax.numpy.ones(30)
+    want = np.concatenate([np.linalg.solve(matrix, np.ones(6)) for matrix in matrices])
+    inside = jax.jit(lambda b: (op.logdet(), op.solve(b)))(x)
+    for logdet, solved in (inside, (op.logdet(), op.solve(x))):
+        np.testing.assert_allclose(solved, want, rtol=1e-4)
+        np.testing.assert_allclose(logdet, np.linalg.slogdet(matrices)[1].sum(), rtol=1e-4)
 
 
 def test_stacks_are_factorised_by_one_call_and_leave_alone_what_is_not_good(monkeypatch):

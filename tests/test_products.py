@@ -101,6 +101,25 @@ class TestMixedDtypes:
             assert error(made, wanted) < rounding
 
 
+class TestFactorsOfIntegers:
+    """Factors whose first array holds places, not numbers."""
+
+    @pytest.mark.parametrize("picked", (np.s_[::2], [3, 1]))
+    def test_selected_rows(self, picked):
+        base, other = kronops.kron(draw(2, 2), draw(3, 3)), draw(2, 2)
+        op, x = kronops.kron(base[picked], other), draw(12, 2)
+        wanted = np.kron(base.to_dense()[picked], other) @ x
+        assert error(op @ x, wanted) < 1e-14
+        assert "multiply" in str(op.explain())
+
+    def test_permuted_singular_vectors(self):
+        vectors = kronops.kron(draw(2, 2), draw(3, 3)).svd().Vh
+        op, b = kronops.kron(vectors, draw(2, 2)), draw(12)
+        np.testing.assert_allclose(op @ op.solve(b), b, atol=1e-12)
+        system = op.damped(0.1)
+        np.testing.assert_allclose(system.to_dense() @ system.solve(b), b, atol=1e-12)
+
+
 class TestScale:
     """Once, wherever it is put."""
 

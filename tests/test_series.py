@@ -201,6 +201,24 @@ def test_correlation_minus_one_over_an_even_number_of_steps_is_singular():
     assert kronops.SeriesOperator((one, -one), (one, one), 5, 1).multiply(np.ones((1, 1))) == 1
 
 
+@pytest.mark.parametrize("timesteps", (2, 10, 64, 100))
+def test_a_correlation_near_minus_one_warns(timesteps):
+    def block(gap):
+        moment = np.ones((1, 1))
+        return kronops.SeriesOperator((moment, (gap - 1) * moment), (moment, moment), timesteps, 1)
+
+    op, b = block(1e-14), np.ones(1)  # of which a unit of rounding is a fiftieth
+    for action in (lambda: op.solve(b), op.logdet, op.slogdet, lambda: op.inverse() @ b):
+        with pytest.warns(kronops.LinAlgWarning, match="correlation near -1 over an even number"):
+            action()
+    far = block(1e-9)
+    exact = sum(
+        (timesteps - abs(d)) * Decimal(1e-9 - 1.0) ** abs(d)
+        for d in range(-timesteps + 1, timesteps)
+    )
+    np.testing.assert_allclose(far.solve(b), float(1 / exact), rtol=1e-6)
+
+
 def test_option_2_at_minus_one_has_no_inverse():
     one = np.eye(1)
     op = kronops.SeriesOperator((one, -one), (one, one), 4, 2)

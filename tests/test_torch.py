@@ -23,6 +23,8 @@ from kronops import (
     kron,
 )
 from kronops.backends import backend_of
+from kronops.backends.mkl import Mkl
+from kronops.planning import Factor, Plan, to_the_front
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 forward_ad = torch.autograd.forward_ad
@@ -1263,3 +1265,50 @@ def test_a_product_that_does_nothing_is_memory_of_its_own():
     op = kron(IdentityOperator(3, like=like), IdentityOperator(2, like=like))
     x = torch.randn(6)
     assert (op @ x).data_ptr() != x.data_ptr()
+
+
+class TestTurned:
+    """Products that bring each axis to the front, and what was before them back."""
+
+    @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.complex128))
+    @pytest.mark.parametrize(("left", "right"), [(1, 1), (1, 3), (16, 1), (2, 3)])
+    @pytest.mark.parametrize("batch", (True, False))
+    def test_any_view(self, monkeypatch, batch, dtype, left, right):
+        monkeypatch.setattr(Mkl, "comes_back", lambda *_: batch)  # both ways are right for any
+        generator = torch.Generator().manual_seed(left + right)
+        factors = [
+            torch.randn(shape, dtype=dtype, generator=generator)
+            for shape in ((4, 5), (7, 3), (6, 8))
+        ]
+        dense = torch.kron(torch.kron(factors[0], factors[1]), factors[2])
+        factors[0] = factors[0].T.contiguous().T
+        backend = backend_of(factors[0])
+        known = tuple(Factor(*factor.shape) for factor in factors)
+        machine = backend.machine(dtype, 10**6)._replace(merged=0)
+        made = Plan(known, left, right, tuple(to_the_front(known, left, right, machine)), machine)
+        x = torch.randn(left, 120, right, dtype=dtype, generator=generator)
+        operands = [factors[step.start] for _, step in made.steps]
+        wanted = dense @ x
+        for tracked in (False, True):
+            used = [operand.clone().requires_grad_(tracked) for operand in operands]
+            product = backend.program(made, used, dtype, dtype)(x)
+            product = product.reshape(left, 168, right)
+            torch.testing.assert_close(product, wanted, rtol=1e-4, atol=1e-3)
+            assert product.is_contiguous()
+
+    def test_derivatives_by_the_factors(self):
+        generator = torch.Generator().manual_seed(1)
+        a, b, x = (
+            torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
+            for shape in ((3, 3), (4, 4), (16, 12))
+        )
+        assert torch.autograd.gradcheck(lambda *args: args[2] @ kron(*args[:2]), (a, b, x))
+
+
+def test_a_tensor_asks_the_operator_at_once():
+    """Python would ask it after an error of PyTorch's, which takes as long as a small product."""
+    op = kron(torch.eye(2), torch.eye(3))
+    made = torch.Tensor.matmul(torch.arange(6.0), op)  # which Python's operators never see
+    torch.testing.assert_close(made, torch.arange(6.0))
+    with pytest.raises(ValueError, match="x has shape"):
+        torch.zeros(5) @ op

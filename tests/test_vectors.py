@@ -9,6 +9,7 @@ import re
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
+import array_api_strict as strict
 import numpy as np
 import pytest
 
@@ -302,6 +303,25 @@ def test_a_pair_for_what_maps_to_another_shape_is_refused(rows):
 def test_a_bias_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match=r"v is a pair of shapes \(2, 3\) and "):
         flatten((zeros(2, 3), zeros(*shape)), (3, 3), (3, 3))
+
+
+OF_ANOTHER_LIBRARY = {
+    "blocks": (
+        {"a": zeros(2), "b": (zeros(2), strict.zeros(3))},
+        {"a": (2,), "b": [(2,), (3,)]},
+        "v['b'][0] is of numpy, v['b'][1] of array_api_strict",
+    ),
+    "a block": ([strict.zeros(2), zeros(3)], [(2,), (3,)], "v[0] is of array_api_strict, v[1] of"),
+    "a bias": ((zeros(1, 3), strict.zeros(3)), (2, 3), "v[0] is of numpy, v[1] of"),
+}
+
+
+@pytest.mark.parametrize(
+    "given, domain, words", OF_ANOTHER_LIBRARY.values(), ids=OF_ANOTHER_LIBRARY
+)
+def test_parts_of_two_libraries_are_named(given, domain, words):
+    with pytest.raises(TypeError, match=re.escape(words)):
+        flatten(given, domain, domain)
 
 
 @pytest.mark.parametrize(

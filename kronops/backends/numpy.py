@@ -39,7 +39,9 @@ _LOOPS = _CORE._replace(flops=1e9, lanes=1, work=0)
 # matters is up to how many it has kernels that copy nothing.
 _SMALL_PRODUCT = 10**6
 
-_SMALL_TRIANGLE = 64  # rows, below which LAPACK's own is as fast
+# Rows, outside of which LAPACK's inverse of a triangle is as fast as that by halves: for few these
+# are small products, and for many they copy much into fresh memory.
+_SMALL_TRIANGLE, _LARGE_TRIANGLE = 64, 2048
 _WORTH_KERNELS = 2**14  # numbers in a vector: for fewer, Numba is not imported
 
 
@@ -172,12 +174,14 @@ class NumpyBackend(Backend):
         x, _ = potrs(lower, b, lower=True)
         return np.asarray(x, dtype=b.dtype)
 
-    def cholesky_inverse(self, lower: Array, scale: Array) -> Array:
+    def cholesky_inverse(self, lower: Array, scale: Array, own: bool = False) -> Array:
         """``L⁻ᴴ L⁻¹``, of which ``lauum`` fills one triangle; scaled and mirrored tile by tile."""
         if not lower.size:
             return lower
+        if not own:
+            lower = np.array(lower, order="F")
         (lauum,) = get_lapack_funcs(("lauum",), dtype=self._lapack_dtype(lower))
-        triangle, _ = lauum(_inverse_of_triangle(lower), lower=True, overwrite_c=True)
+        triangle, _ = lauum(_inverted(lower), lower=True, overwrite_c=True)
         made = self.adjoint(triangle)  # in C order, where what is read lies in the upper triangle
         for columns, rows in self.tiles(len(made)):
             tile = made[rows, columns]
@@ -188,6 +192,12 @@ class NumpyBackend(Backend):
                 made[rows, columns] = tile + self.adjoint(np.triu(tile, 1))
             else:
                 made[columns, rows] = self.adjoint_tile(tile)
+        return made
+
+    def shifted(self, matrix: Array, number: float) -> Array:
+        """A copy, whose diagonal is written to: nothing else is as large."""
+        made = np.array(matrix)
+        made.flat[:: len(made) + 1] += number
         return made
 
     def adjoint_tile(self, tile: Array) -> Array:
@@ -255,20 +265,21 @@ def _kernels() -> Any:
     return importlib.import_module("kronops.backends.kernels")
 
 
-def _inverse_of_triangle(lower: Array) -> Array:
-    """By halves: nearly all of it is products, which take half as long as OpenBLAS' ``trtri``."""
-    if len(lower) <= _SMALL_TRIANGLE:
-        (trtri,) = get_lapack_funcs(("trtri",), dtype=lower.dtype)
-        return trtri(lower, lower=True)[0]
-    (trmm,) = get_blas_funcs(("trmm",), dtype=lower.dtype)
+def _inverted(lower: Array) -> Array:
+    """A triangle in columns, in its own memory: its inverse.
+
+    By halves nearly all of it is products, which take half as long as OpenBLAS' ``trtri``.
+    """
     half = len(lower) // 2
-    first = _inverse_of_triangle(lower[:half, :half])
-    last = _inverse_of_triangle(lower[half:, half:])
-    corner = trmm(-1.0, first, lower[half:, :half], side=True, lower=True)
-    made = np.zeros_like(lower, order="F")
-    made[:half, :half], made[half:, half:] = first, last
-    made[half:, :half] = trmm(1.0, last, corner, lower=True, overwrite_b=True)
-    return made
+    if not _SMALL_TRIANGLE < len(lower) < _LARGE_TRIANGLE:
+        (trtri,) = get_lapack_funcs(("trtri",), dtype=lower.dtype)
+        return trtri(lower, lower=True, overwrite_c=True)[0]
+    first, last, corner = lower[:half, :half], lower[half:, half:], lower[half:, :half]
+    first[...], last[...] = _inverted(first), _inverted(last)
+    (trmm,) = get_blas_funcs(("trmm",), dtype=lower.dtype)
+    product = trmm(-1.0, first, corner, side=True, lower=True)
+    corner[...] = trmm(1.0, last, product, lower=True, overwrite_b=True)
+    return lower
 
 
 def _common(matrix: Array, b: Array) -> tuple[Array, Array]:

@@ -382,8 +382,8 @@ class Backend:
         half = self.solve_triangular(lower, b, lower=True)
         return self.solve_triangular(lower, half, lower=True, adjoint=True)
 
-    def cholesky_inverse(self, lower: Array, scale: Array) -> Array:
-        """``diag(scale) (L Lᴴ)⁻¹ diag(scale)``."""
+    def cholesky_inverse(self, lower: Array, scale: Array, own: bool = False) -> Array:
+        """``diag(scale) (L Lᴴ)⁻¹ diag(scale)``; of ``L`` that is ``own`` it may take the memory."""
         identity = self.xp.eye(lower.shape[0], dtype=lower.dtype, device=self.device(lower))
         return self.cholesky_solve(lower, identity) * scale[:, None] * scale
 
@@ -539,6 +539,11 @@ class Backend:
         """The arrays in the one dtype that holds all of theirs."""
         dtype = self.xp.result_type(*arrays)
         return [self.xp.astype(array, dtype, copy=False) for array in arrays]
+
+    def shifted(self, matrix: Array, number: float) -> Array:
+        """``matrix + number · I``."""
+        rows = matrix.shape[0]
+        return matrix + self.xp.eye(rows, dtype=matrix.dtype, device=self.device(matrix)) * number
 
     def adjoint(self, matrix: Array) -> Array:
         """The conjugate transpose of the last two axes."""

@@ -13,6 +13,7 @@ import torch
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 
+from kronops.backends.mkl import Mkl
 from kronops.backends.standard import (
     NO_DERIVATIVE,
     Array,
@@ -23,15 +24,14 @@ from kronops.backends.standard import (
     Operand,
 )
 from kronops.errors import LinAlgError
-from kronops.planning import Machine, Plan
+from kronops.planning import TO_FRONT, Machine, Plan
 
 __all__ = ["TorchBackend"]
 
 _FLOATING = {torch.float32, torch.float64, torch.complex64, torch.complex128}
-_FEW, _LARGE = 32, 2**14  # columns, and entries of a matrix for which they are too few
 _THIN = 16  # rows of a matrix whose transpose is multiplied faster if it is written out
-_SMALL = 2**12  # numbers in a vector for which a call costs more than its arithmetic
-_MERGED, _MERGED_WIDE = 128, 32  # the largest factor made of several; in eight bytes and more
+_MERGED = 128  # the largest factor made of several
+_KEPT = 2**25  # bytes of the largest block that the C library may keep, glibc's by default
 _NOTHING = contextlib.nullcontext()
 
 
@@ -185,7 +185,7 @@ class TorchBackend(Backend):
         lower, b = self.promote(lower, b)
         return torch.cholesky_solve(b, lower)
 
-    def cholesky_inverse(self, lower: Array, scale: Array) -> Array:
+    def cholesky_inverse(self, lower: Array, scale: Array, own: bool = False) -> Array:
         """``torch.cholesky_inverse``."""
         return torch.cholesky_inverse(lower) * scale[:, None] * scale
 
@@ -245,11 +245,10 @@ class TorchBackend(Backend):
 
     def machine(self, dtype: Any, numbers: int) -> Machine:
         """Small factors are multiplied with each other, for a pass over the memory costs more."""
-        size = self.xp.finfo(dtype).bits // 8
-        merged = _MERGED if size < 8 or numbers <= _SMALL else _MERGED_WIDE
-        # One core, by mm and bmm: 256 bytes of columns cost about as much as fewer.
-        flops, lanes = 3.2e11 / size, 256 // size
-        return Machine(size, flops, 1e-7, 4e-6, lanes, 1e11, 1.6e10, cache=0, merged=merged, work=0)
+        size = dtype.itemsize
+        return Machine(
+            size, 4e11 / size, 0, 2e-6, 1, 3e10, math.inf, 0, _MERGED, work=0, compiler=Mkl(size)
+        )
 
     def program(
         self, plan: Plan, operands: Sequence[Operand], given: Any, dtype: Any
@@ -261,6 +260,9 @@ class TorchBackend(Backend):
             else _bound(operand, sweep.view(step), self.is_tracked(operand))
             for operand, (sweep, step) in zip(operands, plan.steps, strict=True)
         ]
+        if plan.steps and plan.steps[0][1].kind == TO_FRONT:
+            functions = _to_the_front(plan, operands, self.is_tracked)
+        _keep_memory(plan, dtype)
 
         def run(x: Array) -> Array:
             with _no_autocast(x.device.type):
@@ -303,12 +305,57 @@ def _bound(operand: Array, view: tuple[int, int, int], tracked: bool) -> Any:
         return lambda x: torch.mm(x.reshape(left, size), transposed)
     if left == 1:
         return lambda x: torch.mm(operand, x.reshape(size, right))
-    if right < _FEW and operand.numel() >= _LARGE:  # else it is read again for each few columns
+    if not Mkl(operand.itemsize).is_batched(len(operand), size, left, right):
         return lambda x: _gathered(operand, x.reshape(view))
+    multiply = _batch(operand, left, tracked)
+    return lambda x: multiply(x.reshape(view))
+
+
+def _to_the_front(
+    plan: Plan, operands: Sequence[Array], tracked: Callable[[Array], bool]
+) -> list[Callable[[Array], Array]]:
+    """Each product with the last axis, which becomes the first; what was before them comes back."""
+    functions = [_turned(matrix) for matrix in operands]
+    if plan.right > 1:
+        functions.insert(0, lambda x: x.reshape(-1, plan.right).T)
+    if plan.left > 1:
+        last, left = plan.sweeps[-1], plan.left
+        if Mkl(operands[-1].itemsize).comes_back(last.rows, last.columns, left, last.after):
+            functions[-1] = _coming_back(operands[-1], left, tracked(operands[-1]))
+        else:
+            functions.append(lambda x: x.reshape(-1, left).T.contiguous())
+    return functions
+
+
+def _turned(matrix: Array) -> Callable[[Array], Array]:
+    """The product with the last axis, which becomes the first: the transpose is not written out."""
+    matrix, columns = matrix.contiguous(), matrix.shape[1]
+    return lambda x: torch.mm(matrix, x.reshape(-1, columns).T)
+
+
+def _coming_back(matrix: Array, left: int, tracked: bool) -> Callable[[Array], Array]:
+    """The same of a view ``(others, left, columns)``, to ``(left, rows, others)``: by a batch."""
+    matrix, columns = matrix.contiguous(), matrix.shape[1]
+    multiply = _batch(matrix, left, tracked)
+    return lambda x: multiply(x.reshape(-1, left, columns).permute(1, 2, 0))
+
+
+def _batch(matrix: Array, count: int, tracked: bool) -> Callable[[Array], Array]:
+    """The products of a matrix with each of so many."""
     if tracked:  # matmul knows how to add the gradients up
-        return lambda x: torch.matmul(operand, x.reshape(view))
-    repeated = operand.expand(left, *operand.shape)
-    return lambda x: torch.bmm(repeated, x.reshape(view))
+        return functools.partial(torch.matmul, matrix)
+    return functools.partial(torch.bmm, matrix.contiguous().expand(count, *matrix.shape))
+
+
+def _keep_memory(plan: Plan, dtype: Any) -> None:
+    """Make the C library keep what is freed between two products, as NumPy's programs do.
+
+    It gives what lies free at the end of its heap back to the system where that is more than twice
+    the largest block that it once had from there, and fresh memory costs as much as the arithmetic.
+    """
+    most = max((math.prod(sweep.view(step)) for sweep, step in plan.steps), default=0)
+    if 2 * most * dtype.itemsize <= _KEPT:
+        torch.empty(2 * most, dtype=dtype, device="cpu")
 
 
 def _gathered(matrix: Array, x: Array) -> Array:

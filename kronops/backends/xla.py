@@ -62,6 +62,10 @@ class Xla(NamedTuple):
         far = self._moved(13, numbers) if numbers * self.itemsize > _CACHE else 0.0
         return max(self._strided(min(rows, columns), numbers), far)
 
+    def brought_back(self, rows: int, columns: int, left: int, right: int) -> float:
+        """By a transposition."""
+        return self.transposed(rows * right, left)
+
     def _last(self, rows: int, columns: int, left: int) -> float:
         single = 0.0 if rows % max(1, 16 // self.itemsize) == 0 else 5e-8 / self.itemsize
         packing = self._moved(rows * columns, 3)  # of the factor, by its columns

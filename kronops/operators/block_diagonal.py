@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from kronops.backends import backend_of, is_array
+from kronops import tree
+from kronops.backends import is_array
 from kronops.backends.standard import Array
-from kronops.caching import cached
+from kronops.caching import cached, fact
 from kronops.columns import scaled_norm
 from kronops.explaining import Account, default_account
 from kronops.normals import Normals
@@ -94,7 +95,7 @@ class BlockDiagonalOperator(LinearOperator):
             return self.operators
         return dict(zip(self.names, self.operators, strict=True))
 
-    @property
+    @fact
     def shape(self) -> tuple[int, int]:
         rows, columns = zip(*(b.shape for b in self.operators), strict=True)  # each asked once
         return sum(rows), sum(columns)
@@ -118,7 +119,7 @@ class BlockDiagonalOperator(LinearOperator):
             self._factorised if isinstance(self.operators[0], InverseOperator) else self.operators
         )
 
-    @cached
+    @fact
     def _factorised(self) -> tuple[LinearOperator, ...]:
         factorise_together(b.base if isinstance(b, InverseOperator) else b for b in self.operators)
         return self.operators
@@ -130,7 +131,6 @@ class BlockDiagonalOperator(LinearOperator):
         if self.backend.shards and (made := self._algebra.multiply_sharded(self, v)) is not None:
             return made
         flats, restore = flatten_each(v, self.domain_shape, self.range_shape)
-        backend_of(*flats)  # one library for all
         blocks = zip(self._ready, flats, strict=True)
         return restore([block._apply(flat) for block, flat in blocks])
 
@@ -157,7 +157,11 @@ class BlockDiagonalOperator(LinearOperator):
     def _inverse(self) -> LinearOperator:
         if not self._square_blocks:
             return super()._inverse()
-        return self._map(lambda block: block.inverse())
+        return self._map(
+            lambda block: (
+                InverseOperator.of(block) if isinstance(block, DenseOperator) else block.inverse()
+            )
+        )
 
     def _power(self, p: float) -> LinearOperator:
         return self._map(lambda block: block.power(p)) if self._square_blocks else super()._power(p)
@@ -286,10 +290,10 @@ class BlockDiagonalOperator(LinearOperator):
         return parts if self.names is None else dict(zip(self.names, parts, strict=True))
 
     def _map(self, function: Callable[..., LinearOperator], *others: Any) -> BlockDiagonalOperator:
+        """Functions of the blocks, in the same places: names are not checked again."""
         columns = [self.operators, *(other.operators for other in others)]
-        return BlockDiagonalOperator(
-            self._collect([function(*row) for row in zip(*columns, strict=True)])
-        )
+        made = tuple(function(*row) for row in zip(*columns, strict=True))
+        return tree.rebuild(BlockDiagonalOperator, {"operators": made, "names": self.names})
 
     def _matches(self, other: Any, inner: bool = False) -> bool:
         """Whether the blocks of ``other`` have the same names and fit one by one."""

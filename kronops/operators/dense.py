@@ -172,8 +172,9 @@ class DenseOperator(LinearOperator):
         """A `Factorisation`, or what stands for one that a task will make."""
         later = functools.partial(_factorised, assume=self.assume, name=self.name)
         deferred = self.backend.deferred(later, self._entries)
-        if deferred is not None:
-            return deferred
+        return self._factorise() if deferred is None else deferred
+
+    def _factorise(self) -> Factorisation:
         claimed = self.assume == "positive definite"
         return factorise(self._entries, self.hermitian, claimed, self._label)
 
@@ -201,15 +202,20 @@ class DenseOperator(LinearOperator):
         self.__dict__.update(hermitian=True, _factorisation=made, _condition=condition)
         if RefinedInverse.serves(self.matrix, condition):
             self.__dict__["_solver"] = RefinedInverse(self.matrix, inverse)
+        self.__dict__["written_inverse"] = inverse if condition <= self._most_written else None
 
     def inverse_matrix(self) -> Array:
-        """The inverse, written out; if nobody has looked at the condition, that is then exact."""
+        """The inverse, written out; if nobody has looked at the condition, that is then exact.
+
+        A factorisation that is made for it alone gives its memory, and is not kept.
+        """
         known = "_condition" in self.__dict__ or self._untracked is not self
         if known or self.backend.values(self.matrix) is None:
             return self._solver.inverse()
-        factorisation = self._factorisation
+        kept: Factorisation | None = self.__dict__.get("_factorisation")
         with self.backend.eager():
-            made = factorisation.inverse()
+            factorisation = self._factorise() if kept is None else kept
+            made = factorisation.inverse(last=kept is None)
             condition = factorisation.check_condition(self.matrix, self._label, inverse=made)
         self.__dict__["_condition"] = condition
         return made
@@ -221,12 +227,16 @@ class DenseOperator(LinearOperator):
         They have a backward error of about ``κ eps / 4``, which is within what solves are allowed,
         ``10 n eps``, for condition numbers up to ``10 n`` (tests/test_inverses.py).
         """
-        allowed = 10 * self.shape[0]
-        if self._condition > allowed:  # an estimate from below, which may save the rest
+        if self._condition > self._most_written:  # an estimate from below, which may save the rest
             return None
         inverse = self._solver.inverse()
         condition = one_norm(self.matrix) * one_norm(inverse) if self.shape[0] else 0.0
-        return inverse if condition <= allowed else None
+        return inverse if condition <= self._most_written else None
+
+    @property
+    def _most_written(self) -> int:
+        """The largest condition number of a matrix whose inverse is as good as solves."""
+        return 10 * self.shape[0]
 
     @cached
     def _determinant(self) -> tuple[Array, Array]:
@@ -367,9 +377,11 @@ class DenseOperator(LinearOperator):
     def _shifted(self, scalar: Scalar) -> LinearOperator:
         if not is_real(scalar):
             return super()._shifted(scalar)
-        identity = self.backend.xp.eye(self.shape[0], dtype=self.dtype, device=self.device)
         keeps = self.assume in (None, "general") or is_array(scalar) or scalar >= 0
         claim = self.assume if keeps else "symmetric"
+        if not is_array(scalar):
+            return self.with_matrix(self.backend.shifted(self.matrix, scalar), claim)
+        identity = self.backend.xp.eye(self.shape[0], dtype=self.dtype, device=self.device)
         return self.with_matrix(self.matrix + rescale(identity, [scalar]), claim)
 
     def _scaled(self, scalar: Scalar) -> LinearOperator | None:

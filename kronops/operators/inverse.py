@@ -41,6 +41,13 @@ class InverseOperator(LinearOperator):
     """
 
     base: LinearOperator
+    _internal = ("of",)
+
+    @staticmethod
+    def of(base: LinearOperator) -> InverseOperator:
+        """That of an operator: its arrays have been checked when it was built."""
+        made: InverseOperator = tree.rebuild(InverseOperator, {"base": base})
+        return made
 
     @fact
     def backend(self) -> Backend:
@@ -50,7 +57,7 @@ class InverseOperator(LinearOperator):
     def dtype(self) -> Any:
         return self.base.dtype
 
-    @property
+    @fact
     def shape(self) -> tuple[int, int]:
         return self.base.shape
 

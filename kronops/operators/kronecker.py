@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from kronops import tree
 from kronops.backends import is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached, fact
@@ -493,7 +492,7 @@ def kron(*factors: Any) -> KroneckerOperator:
 
 def sample_of_sum(base: KroneckerOperator, shift: Scalar, normals: Normals) -> Array:
     """Draws with covariance ``base + shift·I``: one for each term, without an eigenvector."""
-    identity = IdentityOperator(base.shape[0], like=tree.leaves(base)[0])
+    identity = IdentityOperator(base.shape[0], like=base._like)
     return base._sample(normals) + (identity * shift)._sample(normals)
 
 

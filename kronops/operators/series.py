@@ -162,8 +162,12 @@ class SeriesOperator(LinearOperator):
             forward.append(xp.matmul(side.basis, root * vectors))
             backward.append(xp.matmul(side.basis, vectors / root))
             spectra.append(psi if self.signed else xp.abs(psi))
-        f = weights(spectra[0][:, None] * spectra[1], self.timesteps)
-        return _Congruence(self._pair(forward), self._pair(backward), self._rounded(f))
+        x = spectra[0][:, None] * spectra[1]
+        f = weights(x, self.timesteps)
+        kept = f / weights(xp.abs(x), self.timesteps)
+        return _Congruence(
+            self._pair(forward), self._pair(backward), self._rounded(f), self._rounded(kept)
+        )
 
     @cached
     def _stationary(self) -> _Stationary:
@@ -214,7 +218,7 @@ class SeriesOperator(LinearOperator):
         v = self._unfold(x)
         if self.option == 1:
             c = self._congruence
-            self._refuse_zeros(c.f)
+            self._check_weights()
             return self._fold(c.backward.apply(c.backward.adjoint().apply(v) / c.f), x)
         s = self._stationary
         y = (s.plain.apply(v) - s.lagged.apply(v)) / self._safe_gaps
@@ -268,13 +272,22 @@ class SeriesOperator(LinearOperator):
         flat = xp.matrix_transpose(xp.reshape(v, (*v.shape[:-2], self.shape[1])))
         return xp.astype(flat, xp.result_type(self.dtype, x.dtype), copy=False)
 
-    def _refuse_zeros(self, f: Array) -> None:
-        smallest = 4 * epsilon(f) * self.timesteps
-        values = self.backend.values(f)
-        if values is not None and self.shape[0] and float(self.backend.xp.min(values)) <= smallest:
+    def _check_weights(self, refuse: bool = True) -> None:
+        """Refuse (or warn of) correlations of -1 over an even number of steps; warn near them."""
+        xp, c = self.backend.xp, self._congruence
+        f, kept = self.backend.values(c.f), self.backend.values(c.kept)
+        if f is None or kept is None or not self.shape[0]:
+            return
+        if refuse and float(xp.min(f)) <= 4 * epsilon(f) * self.timesteps:
             raise LinAlgError(
                 "the series block is singular: a correlation of -1 over an even number of steps; "
                 "add damping"
+            )
+        if float(xp.min(kept)) <= 40 * epsilon(kept):
+            warn(
+                "the series block has a correlation near -1 over an even number of steps: few or "
+                "no digits of what is computed from it may be right; add damping",
+                LinAlgWarning,
             )
 
     def _refuse_norms_above_one(self) -> None:
@@ -315,6 +328,7 @@ class SeriesOperator(LinearOperator):
         in_, out = self.domain_shape
         logabsdet = out * xp.sum(xp.log(a.variances)) + in_ * xp.sum(xp.log(g.variances))
         if self.option == 1:
+            self._check_weights(refuse=False)
             values = DiagonalOperator(self._congruence.f, check_finite=False)
             sign, more = values._slogdet()
             return xp.astype(sign, self.dtype, copy=False), self._real(logabsdet + more)
@@ -410,6 +424,7 @@ class _Congruence:
     forward: _Pair
     backward: _Pair
     f: Array
+    kept: Array  # f_T(x) / f_T(|x|), of which the errors of f are a few units of rounding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,8 @@ def factorise_together(operators: Iterable[LinearOperator]) -> None:
     for group in stacks.values():
         double_or_single = epsilon(group[0].matrix) < 1e-6
         if len(group) >= FEWEST and double_or_single:
-            _factorise(group)
+            with group[0].backend.eager():
+                _factorise(group)
 
 
 def _may_be_stacked(op: DenseOperator) -> bool:
@@ -66,10 +67,12 @@ def _factorise(group: Sequence[DenseOperator]) -> None:
     fit = fit & (condition < limit) & (_one_norms(scaled) * _one_norms(inverses) < limit)
     fit = fit & xp.all(xp.isfinite(factors), axis=(-2, -1))
     conditions, fits = (backend.to_numpy(array).tolist() for array in (condition, fit))
+    written = xp.astype(unscaled, stack.dtype, copy=False)
     for i, op in enumerate(group):
         if fits[i]:
-            made = Factorisation(backend, op.dtype, scale[i, :], scale[i, :], True, factors[i, ...])
-            op.adopt(made, conditions[i], unscaled[i, ...])
+            units = scale[i, :]
+            made = Factorisation(backend, stack.dtype, units, units, True, factors[i, ...])
+            op.adopt(made, conditions[i], written[i, ...])
 
 
 def _one_norms(stack: Array) -> Array:

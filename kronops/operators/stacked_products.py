@@ -20,9 +20,9 @@ Form = tuple[object, ...] | None
 
 
 class Run(NamedTuple):
-    """Blocks side by side: one operator, or matrices in a stack, to be solved with if ``inverse``.
+    """Blocks side by side: one operator, or matrices in a stack.
 
-    Of an inverse there are two stacks, the matrices' and that of their inverses.
+    Of inverses that are refined there are two stacks, the matrices' and that of their inverses.
     """
 
     columns: int
@@ -78,21 +78,26 @@ def _form(op: LinearOperator) -> Form:
 
 
 def _stacked(blocks: Sequence[LinearOperator]) -> tuple[Array, ...] | None:
-    """What `_matrices` gives, in stacks; None if it is not the same for all."""
-    found = [_matrices(block) for block in blocks]
-    if len(set(map(len, found))) > 1 or not found[0]:
-        return None
+    """Stacks of what all blocks are multiplied by in one way; None if there is no such way."""
     xp = blocks[0].backend.xp
-    return tuple(xp.stack(matrices) for matrices in zip(*found, strict=True))
+    for matrices in (_written, _refined):
+        found = [matrices(block) for block in blocks]
+        if all(found):
+            return tuple(xp.stack(same) for same in zip(*found, strict=True))
+    return None
 
 
-def _matrices(op: LinearOperator) -> tuple[Array, ...]:
-    """By which a block is multiplied; none if it is an inverse that is better solved with."""
+def _written(op: LinearOperator) -> tuple[Array, ...]:
+    """The block's matrix; none if it is an inverse that is not as good as a solve."""
     if isinstance(op, DenseOperator):
         return (op._entries,)
     assert isinstance(op, InverseOperator) and isinstance(op.base, DenseOperator)
-    solver = op.base._solver
-    if isinstance(solver, RefinedInverse):
-        return solver.matrix, solver.inverted
     written = op.base.written_inverse
     return () if written is None else (written,)
+
+
+def _refined(op: LinearOperator) -> tuple[Array, ...]:
+    """The matrix and its inverse; none if that is not how it is solved with."""
+    assert isinstance(op, InverseOperator) and isinstance(op.base, DenseOperator)
+    solver = op.base._solver
+    return (solver.matrix, solver.inverted) if isinstance(solver, RefinedInverse) else ()
