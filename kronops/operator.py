@@ -1082,8 +1082,8 @@ class LinearOperator(Collection, ABC):
             )
         warn(
             f"{type(self).__name__} {self.shape} is written out as a dense matrix: no identity "
-            f"gives this from its structure (kronops.linalg.iterative_solve solves by products "
-            f"alone)",
+            f"gives this from its structure (where it is for a solve, "
+            f"kronops.linalg.iterative_solve needs products alone)",
             DensificationWarning,
         )
         return self._algebra.dense(self.to_dense(), self.domain_shape)

@@ -221,6 +221,11 @@ REFUSED = {
         LinAlgError,
         "the Kronecker product is not positive definite: the signs of its factors",
     ),
+    "sqrt of factors that are not symmetric": (
+        lambda: kron(np.array([[-1.0, 2.0], [0.0, 3.0]]), I2).sqrt(),
+        LinAlgError,
+        r"is not positive definite: factors\[0\] is not symmetric",
+    ),
     "sqrt of negative": (lambda: kron(-I2, I2).sqrt(), LinAlgError, "make it negative"),
     "a list of lists of arrays": (lambda: kron([I2, I3]), TypeError, "arrays and operators one by"),
     "an operator as an array": (lambda: np.asarray(K), TypeError, "op.to_dense.. gives its matrix"),

@@ -135,7 +135,8 @@ class _Encoder:
                 }
                 self.objects.append({"class": _name_of(type(value)), "fields": fields})
                 return {"object": len(self.objects) - 1}
-        raise TypeError(f"{place} is a {type(value).__name__}, which files do not hold")
+        held = " (its curvature they do)" if hasattr(value, "curvature") else ""
+        raise TypeError(f"{place} is a {type(value).__name__}, which files do not hold{held}")
 
     def _host(self, array: Any, place: str) -> NumpyArray:
         backend = backend_of(array)

@@ -173,8 +173,9 @@ class AffineLayer(Estimator):
         known = self._eigenvalues
         if known is None:
             raise ValueError(
-                'method = "ekfac" needs eigenvalues: call update_eigenvalues first (merge keeps '
-                "those alone that both sides have in the same bases)"
+                'method = "ekfac" needs eigenvalues: call update_eigenvalues first, or fit of a '
+                'captured model with statistics="eigenvalues" (merge keeps those alone that both '
+                "sides have in the same bases)"
             )
 
         def build(values: Arrays, repeats: int) -> Any:

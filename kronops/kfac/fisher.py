@@ -97,7 +97,11 @@ def output_gradients(
             raise ValueError('fisher = "empirical" needs targets')
         return model.gradients(targets)[None, ...]
     if key_or_rng is None:
-        raise ValueError('fisher = "sampled" needs key_or_rng, which op.sample takes too')
+        raise ValueError(
+            'fisher = "sampled" needs key_or_rng to draw targets with: what op.sample takes too, '
+            "say torch.Generator(), jax.random.key(0) or numpy.random.default_rng(0); "
+            'fisher = "exact" needs none'
+        )
     samples = as_count(samples, "samples")
     return model.sampled_gradients(key_or_rng, samples) / samples**0.5
 

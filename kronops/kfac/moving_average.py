@@ -89,7 +89,7 @@ class MovingAverage:
     def value(self, debias: bool) -> Arrays:
         """The totals, divided by the total weight if ``debias``; new arrays."""
         if not self.totals:
-            raise ValueError("no statistics yet: call update first")
+            raise ValueError("no statistics yet: call update first, or fit of a captured model")
         if debias and self.weight == 0.0:
             raise ValueError("the total weight is 0: update with a weight > 0 first")
         divisor = self.weight if debias else 1.0

@@ -212,7 +212,8 @@ def _number(solver: str, scalar: Array) -> float:
         raise TypeError(
             f"{solver} must see its residual to know when to stop, and its values cannot be seen "
             f"here (inside jax.jit, say, or in a graph not yet evaluated): call {solver} outside, "
-            f"or use a solver made for traced code, such as lineax's by way of kronops.lineax"
+            f"bring A and b into memory, or use a solver made for traced code, such as lineax's by "
+            f"way of kronops.lineax"
         )
     if backend.is_tracked(scalar):  # derivatives would not follow it to the host
         raise TypeError(

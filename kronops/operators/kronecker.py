@@ -218,10 +218,14 @@ class KroneckerOperator(LinearOperator):
         signs = [-1.0 if _negative_corner(factor) else 1.0 for factor in self.factors]
         scale = real_if_real(self.scale) * math.prod(signs)
         if isinstance(scale, complex) or scale <= 0:
-            raise LinAlgError(
-                f"the Kronecker product is not positive definite: the signs of its factors and of "
-                f"scale = {self.scale} make it negative, zero or complex"
+            signs_say = (
+                f"the signs of its factors and of scale = {self.scale} make it negative, zero or "
+                f"complex"
             )
+            crooked = (i for i, factor in enumerate(self.factors) if not factor.hermitian)
+            place = next(crooked, None)
+            why = signs_say if place is None else f"factors[{place}] is not symmetric"
+            raise LinAlgError(f"the Kronecker product is not positive definite: {why}")
         return scale, [sign * factor for sign, factor in zip(signs, self.factors, strict=True)]
 
     # -- numbers -------------------------------------------------------------------------------
