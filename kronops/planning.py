@@ -29,11 +29,14 @@ __all__ = [
     "Plan",
     "Step",
     "Sweep",
+    "is_gathered",
     "plan",
     "stretch",
 ]
 
 TO_FRONT, TO_BACK = "to the front", "to the back"  # kinds of steps that move the factor's axis
+FEW = 128  # columns below which copying a large matrix costs more than copying the columns
+SMALL = 10**6  # multiplications up to which OpenBLAS has kernels that copy nothing
 
 
 class Factor(NamedTuple):
@@ -364,7 +367,9 @@ def _fits(
     if any(group.kind == "operator" for group in groups):
         return False
     after = right * math.prod(sizes[groups[-1].stop :])
-    _, largest = _steps(factors, groups, list(sizes))
+    steps, largest = _steps(factors, groups, list(sizes))
+    if m.work and any(is_gathered(s, 2, s.right * after) for s in steps if s.right * after > 1):
+        return False  # pieces have no place for the columns of many slices
     return largest * min(after * m.itemsize, 512) <= m.cache
 
 
@@ -473,6 +478,9 @@ def _seconds(step: Step, before: int, after: int, machine: Machine) -> float:
     if step.kind != "dense":
         return machine.start + moved
     rows, calls = step.rows, left
+    if machine.work and right > 1 and is_gathered(step, left, right):
+        calls, right = 1, left * right
+        left, moved = 1, 3 * moved  # the columns are put side by side, and their products back
     if right == 1:
         rows, calls = _round_up(rows, machine.lanes), 1
     else:
@@ -481,6 +489,16 @@ def _seconds(step: Step, before: int, after: int, machine: Machine) -> float:
     if machine.work:
         calls = max(calls, work // machine.work)
     return machine.start + calls * machine.call + 2 * work / machine.flops + moved
+
+
+def is_gathered(step: Step, left: int, right: int) -> bool:
+    """Whether BLAS would copy a large matrix for a few columns, or again for each few.
+
+    On a whole vector the columns of many slices are then put side by side, if NumPy multiplies.
+    """
+    columns, few = (left, FEW // 2) if right == 1 else (right, FEW)
+    work = step.rows * step.columns * columns
+    return step.kind == "dense" and 1 < columns <= few and work > SMALL
 
 
 def _rate(moved: int, machine: Machine) -> float:

@@ -543,3 +543,20 @@ class TestWords:
         made = plan((Factor(8, 8),) * 3, 1, 64, MACHINE._replace(kernels=FAKE))
         assert "by a kernel" in str(made)
         assert "⊗" not in str(made)
+
+
+def test_large_matrices_with_few_columns_are_not_cut_to_pieces():
+    """The columns of all slices are put side by side, which pieces have no place for."""
+    known = Factor(2, 2), Factor(1000, 1000), Factor(2, 2)
+    for machine in (MACHINE, MACHINE._replace(work=10**6)):
+        made = plan(known, 256, 1, machine)
+        (large,) = (sweep for sweep in made.sweeps if sweep.steps[0].columns >= 1000)
+        assert len(large.steps) == 1
+        assert made.seconds < 2 * made.flops / MACHINE.flops
+
+
+def test_columns_side_by_side_cost_less_than_a_register_for_each_slice():
+    step = _step((Factor(1000, 1000),), Group(0, 1, "dense"), 512, 2)
+    gathered = _seconds(step, 1, 1, MACHINE)
+    wide = _seconds(step._replace(left=1, right=1024), 1, 1, MACHINE)
+    assert wide < gathered < 1.5 * wide

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import kronops
+from kronops import planning
 from kronops.backends import pieces
 from kronops.backends.numpy import NumpyBackend
 from kronops.backends.settings import current_settings, settings
@@ -269,8 +270,9 @@ class TestEveryWay:
             return machine(backend, dtype, numbers)._replace(cache=cache, merged=8, work=work)
 
         monkeypatch.setattr(NumpyBackend, "machine", small_machine)
-        monkeypatch.setattr(pieces, "_SMALL", 100)
-        monkeypatch.setattr(pieces, "_FEW", 4)
+        for module in (planning, pieces):
+            monkeypatch.setattr(module, "SMALL", 100)
+            monkeypatch.setattr(module, "FEW", 4)
         with settings(threads=threads, compiled=False):
             yield
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from kronops.backends.settings import current_settings
 from kronops.backends.standard import Array, Operand
-from kronops.planning import Machine, Plan, Step, Sweep
+from kronops.planning import FEW, SMALL, Machine, Plan, Step, Sweep, is_gathered
 
 __all__ = ["program"]
 
@@ -27,9 +27,8 @@ Function = Callable[[Array], Array]
 _PAGE = 4096  # bytes: places a multiple of it apart collide in the first cache
 _KEPT = 2**25  # bytes of the largest block that the C library may keep, glibc's by default
 _ALONE = 2**16  # numbers that are not worth a thread
-_SMALL = 10**6  # multiplications up to which OpenBLAS has kernels that copy nothing
-_FEW = 128  # columns below which copying a large matrix costs more than copying the columns
 _SHARED = 10**7  # multiplications by a few columns that are worth threads
+_ROWS = 32  # of tiles below which what is left of eight rows, which BLAS takes at once, counts
 _WIDE = 512  # columns of tiles below which rows far apart collide in the cache
 
 
@@ -92,7 +91,7 @@ def _alone(
     sweep: Sweep, step: Step, operand: Array, machine: Machine, small: bool
 ) -> Function | _Whole:
     left, right = sweep.before * step.left, step.right * sweep.after
-    if _has_few_columns(step, left, right):
+    if is_gathered(step, left, right):
         return functools.partial(_gathered, np.ascontiguousarray(operand), left, right)
     multiply = _multiplication(step, operand, left, right, machine)
     if small and not multiply.swapped:
@@ -137,20 +136,13 @@ def _plain(multiply: _Multiplication) -> Function:
     return lambda x: function(operand, x.reshape(shape))
 
 
-def _has_few_columns(step: Step, left: int, right: int) -> bool:
-    """Whether BLAS would copy a large matrix for a few columns, or again for each few."""
-    columns, few = (left, _FEW // 2) if right == 1 else (right, _FEW)
-    work = step.rows * step.columns * columns
-    return step.kind == "dense" and 1 < columns <= few and work > _SMALL
-
-
 def _gathered(matrix: Array, left: int, right: int, x: Array) -> Array:
     """The columns of many slices side by side, multiplied at once."""
     rows, columns = matrix.shape
     x = x.reshape(left, columns, right)
     if left == 1:
         return _tall(matrix, x[0])
-    some = max(1, 4 * _FEW // right)
+    some = max(1, 4 * FEW // right)
     if left <= some:
         product = _tall(matrix, x.swapaxes(0, 1).reshape(columns, -1))
         return np.ascontiguousarray(product.reshape(rows, left, right).swapaxes(0, 1))
@@ -165,7 +157,11 @@ def _gathered(matrix: Array, left: int, right: int, x: Array) -> Array:
 def _tall(matrix: Array, x: Array) -> Array:
     """``matrix @ x``, by so few rows at a time that BLAS need not copy the matrix."""
     rows, columns = matrix.shape
-    tile = _divisor(rows, _SMALL // (columns * x.shape[1]), least=8)
+    most = SMALL // (columns * x.shape[1])
+    if rows % 8 or most >= _ROWS:
+        tile = _divisor(rows, most, least=8)
+    else:
+        tile = 8 * _divisor(rows // 8, most // 8, least=1)
     tiles = matrix.reshape(rows // tile, tile, columns)
     made = np.empty((rows // tile, tile, x.shape[1]), matrix.dtype)
     threads = current_settings().threads if tile < rows and made.size * columns > _SHARED else 1
