@@ -232,6 +232,15 @@ def shrinking_first(
     return _whole_sweeps(factors, _by_shrinkage(factors, groups), left, right, machine)
 
 
+def apart_shrinking_first(
+    factors: Sequence[Factor], left: int, right: int, machine: Machine
+) -> list[Sweep]:
+    """Every factor by itself, those that shrink the vector most first."""
+    apart = [Group(i, i + 1, factor.kind) for i, factor in enumerate(factors)]
+    groups = _by_shrinkage(factors, [group for group in apart if group.kind != "identity"])
+    return _whole_sweeps(factors, groups, left, right, machine)
+
+
 def in_pieces(factors: Sequence[Factor], left: int, right: int, machine: Machine) -> list[Sweep]:
     """Runs of merged groups on pieces that stay in the cache, from the last run to the first."""
     groups = _merge(factors, left, right, machine)
@@ -262,6 +271,7 @@ def to_the_back(factors: Sequence[Factor], left: int, right: int, machine: Machi
 STRATEGIES: tuple[Callable[..., list[Sweep]], ...] = (
     one_by_one,
     shrinking_first,
+    apart_shrinking_first,
     in_pieces,
     to_the_front,
     to_the_back,

@@ -14,9 +14,10 @@ import threading
 import numpy as np
 import pytest
 
+from kronops import planning
 from kronops.backends import pieces
 from kronops.backends.settings import settings
-from kronops.planning import Machine, Plan, Step, Sweep
+from kronops.planning import Machine, Plan, Step, Sweep, is_gathered
 
 try:
     from kronops.backends import kernels
@@ -402,12 +403,13 @@ def test_small_products_of_two_matrices_are_made_by_dot():
 )
 def test_few_columns(shape, left, right, wanted):
     step = step_of(np.zeros((1, 1)))._replace(rows=shape[0], columns=shape[1])
-    assert pieces._has_few_columns(step, left, right) is wanted
-    assert pieces._has_few_columns(step._replace(kind="diagonal"), left, right) is False
+    assert is_gathered(step, left, right) is wanted
+    assert is_gathered(step._replace(kind="diagonal"), left, right) is False
 
 
 def test_few_columns_of_whole_vectors_are_gathered(monkeypatch):
-    monkeypatch.setattr(pieces, "_SMALL", 20)
+    monkeypatch.setattr(planning, "SMALL", 20)
+    monkeypatch.setattr(pieces, "SMALL", 20)
     matrix = draw(4, 3)
     for view, name in (((1, 2), "partial"), ((3, 1), "partial"), ((1, 1), "function")):
         assert names_of([matrix], *view, cache=10**6)[0] == [name]
@@ -429,7 +431,7 @@ def test_few_columns_of_whole_vectors_are_gathered(monkeypatch):
     ],
 )
 def test_columns_of_several_slices_are_multiplied_at_once(monkeypatch, left, right, widths):
-    monkeypatch.setattr(pieces, "_FEW", 4)
+    monkeypatch.setattr(pieces, "FEW", 4)
     tall, found = pieces._tall, []
 
     def noted(matrix, x):
@@ -445,7 +447,8 @@ def test_columns_of_several_slices_are_multiplied_at_once(monkeypatch, left, rig
 
 
 @pytest.mark.parametrize(
-    "small, tile", [(1000, 16), (800, 16), (799, 12), (400, 8), (399, 48), (10**6, 48)]
+    "small, tile",
+    [(1599, 24), (1600, 24), (1000, 16), (800, 16), (799, 8), (400, 8), (399, 48), (10**6, 48)],
 )
 @pytest.mark.parametrize("threads", [1, 2])
 def test_bands_of_rows(monkeypatch, shared, small, tile, threads):
@@ -456,7 +459,7 @@ def test_bands_of_rows(monkeypatch, shared, small, tile, threads):
         found.append((a.shape[1:], b.shape))
         return matmul(a, b, out=out)
 
-    monkeypatch.setattr(pieces, "_SMALL", small)
+    monkeypatch.setattr(pieces, "SMALL", small)
     matrix, x = draw(48, 10), draw(10, 5)
     for limit, several in ((2399, True), (2400, False), (2401, False)):
         monkeypatch.setattr(pieces, "_SHARED", limit)
@@ -472,7 +475,7 @@ def test_bands_of_rows(monkeypatch, shared, small, tile, threads):
 
 
 def test_bands_have_eight_rows_at_least(monkeypatch):
-    monkeypatch.setattr(pieces, "_SMALL", 350)
+    monkeypatch.setattr(pieces, "SMALL", 350)
     matmul, found = np.matmul, []
 
     def noted(a, b, out):

@@ -259,6 +259,18 @@ class TestOrder:
             0,
         ]
 
+    def test_merging_never_hides_that_a_factor_shrinks(self):
+        """Two are cheaper as one matrix where the first has not shrunk the vector before."""
+        factors, machine = (
+            (Factor(2, 20), Factor(30, 2), Factor(33, 20)),
+            MACHINE._replace(call=1e-5),
+        )
+        best = plan(factors, 1, 256, machine)
+        assert [(s.rows, s.columns) for s in best.sweeps] == [(2, 20), (33, 20), (30, 2)]
+        merged = Plan(factors, 1, 256, tuple(shrinking_first(factors, 1, 256, machine)), machine)
+        assert len(merged.sweeps) == 2
+        assert best.flops < merged.flops / 2
+
     @pytest.mark.parametrize("known", [*itertools.permutations(((10, 100), (100, 100), (100, 10)))])
     def test_factors_that_shrink_come_first(self, known):
         steps = plan(tuple(Factor(*shape) for shape in known), 1, 1, MACHINE).steps
