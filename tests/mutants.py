@@ -55,10 +55,7 @@ NEAREST = {
         "test_products.py::TestBatches", "test_products.py::TestPrograms",
     ],
     "kronops/vectors.py": ["test_vectors.py"],
-    "kronops/operators/series.py": [
-        "test_series.py", "test_errors.py", "test_promises.py",
-        "test_single_precision.py::test_series",
-    ],
+    "kronops/operators/series.py": ["test_series.py", "test_errors.py"],
     "kronops/backends/pieces.py": ["test_pieces.py"],
     "kronops/backends/tiles.py": ["test_tiles.py"],
 }  # fmt: skip

@@ -29,6 +29,7 @@ from kronops import (
 from kronops import tree as operator_tree
 from kronops.backends import backend_named
 from kronops.planning import TO_BACK, TO_FRONT
+from kronops.series_sums import stein_powers, stein_solve
 
 jax = pytest.importorskip("jax", reason="JAX is not installed")
 jnp = pytest.importorskip("jax.numpy")
@@ -1314,3 +1315,29 @@ def test_iterative_solves_say_what_they_must_see():
     op = kron(jnp.eye(2), jnp.eye(3)) + kronops.DiagonalOperator(jnp.arange(1.0, 7.0))
     with pytest.raises(TypeError, match="must see its residual"):
         jax.jit(lambda b: kronops.linalg.iterative_solve(op, b).x)(jnp.ones(6))
+
+
+# -- what mutants asked for, whose forks JAX does not survive ---------------------------------------
+
+
+def test_programs_are_made_outside_of_traces():
+    a, x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 3))), jnp.arange(9.0)
+    wanted = 3 * np.kron(a, a) @ np.asarray(x)
+    op = KroneckerOperator([a, a], 3.0)
+    inside = jit(lambda x: op @ x)(x)  # by a program that is kept for outside
+    traced = jit(lambda a, x: KroneckerOperator([a, a], 3.0) @ x)(a, x)
+    for made in (inside, op @ x, traced):
+        np.testing.assert_allclose(made, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("batched", (0, 1))
+def test_stein_solve_where_the_values_of_one_side_are_seen(batched):
+    sides, v = [jnp.full((2, 2), value) for value in (0.3, 0.2)], jnp.ones((2, 2))
+
+    def solved(side):
+        both = [*sides]
+        both[batched] = side
+        return stein_solve(stein_powers(*both), v)
+
+    made = jax.vmap(solved)(sides[batched][None, ...])
+    np.testing.assert_allclose(made[0, ...], solved(sides[batched]), rtol=1e-12)

@@ -339,16 +339,6 @@ class TestPrograms:
         op = kronops.KroneckerOperator([draw(5, 2), draw(3, 3), draw(2, 5)], 3.0)
         assert op._products._shrinking_first() == [2, 1, 0, 3.0]
 
-    def test_they_are_made_outside_of_traces_unless_factors_are_traced(self):
-        jax = pytest.importorskip("jax")
-        a, x = jax.numpy.asarray(draw(3, 3)), jax.numpy.asarray(draw(9))
-        wanted = 3 * np.kron(a, a) @ np.asarray(x)
-        op = kronops.KroneckerOperator([a, a], 3.0)
-        inside = jax.jit(lambda x: op @ x)(x)  # by a program that is kept for outside
-        traced = jax.jit(lambda a, x: kronops.KroneckerOperator([a, a], 3.0) @ x)(a, x)
-        for made in (inside, op @ x, traced):
-            np.testing.assert_allclose(made, wanted, rtol=1e-4, atol=1e-4)
-
 
 @pytest.mark.thread_unsafe(reason="tracemalloc counts the memory of all threads")
 class TestMemory:

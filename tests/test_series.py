@@ -72,20 +72,6 @@ def test_stein_solve_against_the_kronecker_system():
     np.testing.assert_allclose(got.ravel(), want, rtol=1e-12)
 
 
-@pytest.mark.parametrize("batched", (0, 1))
-def test_stein_solve_where_the_values_of_one_side_are_seen(batched):
-    jax = pytest.importorskip("jax")
-    sides, v = [jax.numpy.full((2, 2), value) for value in (0.3, 0.2)], jax.numpy.ones((2, 2))
-
-    def solved(side):
-        both = [*sides]
-        both[batched] = side
-        return stein_solve(stein_powers(*both), v)
-
-    made = jax.vmap(solved)(sides[batched][None, ...])
-    np.testing.assert_allclose(made[0, ...], solved(sides[batched]), rtol=1e-5)
-
-
 # -- golden -----------------------------------------------------------------------------------
 
 
