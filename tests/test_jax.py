@@ -1317,7 +1317,7 @@ def test_iterative_solves_say_what_they_must_see():
         jax.jit(lambda b: kronops.linalg.iterative_solve(op, b).x)(jnp.ones(6))
 
 
-# -- what mutants asked for, whose forks JAX does not survive ---------------------------------------
+# -- what mutants asked for, whose forks JAX does not survive --------------------------------------
 
 
 def test_programs_are_made_outside_of_traces():
