@@ -10,8 +10,8 @@ precision slowly, and PyTorch's own loops multiply what is tiny.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
+from kronops.backends.forms import Forms
 from kronops.planning import TO_FRONT
 
 __all__ = ["Mkl"]
@@ -25,25 +25,8 @@ _TINY = 400  # multiplications below which PyTorch has loops of its own
 _FEW = 16  # columns on the right of which batches in single precision are slow
 
 
-class Mkl(NamedTuple):
+class Mkl(Forms):
     """The times for numbers of so many bytes: a `kronops.planning.Compiler`."""
-
-    itemsize: int
-
-    def in_place(self, rows: int, columns: int, left: int, right: int) -> float:
-        """In the form that `is_batched` says, or by one product if the axis is at an end."""
-        if right == 1:
-            return self._last(rows, columns, left)
-        if left == 1:
-            return self._product(rows, columns, right)
-        return min(
-            self._batched(rows, columns, left, right), self._gathered(rows, columns, left, right)
-        )
-
-    def is_batched(self, rows: int, columns: int, left: int, right: int) -> bool:
-        """Whether an axis in the middle is multiplied by a batch, and not brought to the end."""
-        batched = self._batched(rows, columns, left, right)
-        return batched <= self._gathered(rows, columns, left, right)
 
     def turned(self, kind: str, rows: int, columns: int, others: int) -> float:
         """One long product with the transpose; to the back it would be three times as long."""
@@ -56,17 +39,18 @@ class Mkl(NamedTuple):
         """By a batch in place of the last product, or by a transposition."""
         if left == 1:
             return 0.0
-        if not self.comes_back(rows, columns, left, right):
-            return self.transposed(rows * right, left)
-        turned = self.turned(TO_FRONT, rows, columns, left * right)
-        return self._batched(rows, columns, left, right) - turned
+        batch = self._batch_instead(rows, columns, left, right)
+        return min(batch, self.transposed(rows * right, left))
 
     def comes_back(self, rows: int, columns: int, left: int, right: int) -> bool:
         """Whether the last product is a batch of ``left``, which puts them where they were."""
+        batch = self._batch_instead(rows, columns, left, right)
+        return batch <= self.transposed(rows * right, left)
+
+    def _batch_instead(self, rows: int, columns: int, left: int, right: int) -> float:
+        """What it takes longer than a product to the front."""
         turned = self.turned(TO_FRONT, rows, columns, left * right)
-        return self._batched(rows, columns, left, right) <= turned + self.transposed(
-            rows * right, left
-        )
+        return self._batched(rows, columns, left, right) - turned
 
     def transposed(self, rows: int, columns: int) -> float:
         """A pass of single numbers, unless there is nothing to do."""

@@ -16,7 +16,7 @@ from kronops.backends import pieces
 from kronops.backends.settings import current_settings
 from kronops.backends.standard import Array, Backend, Operand
 from kronops.errors import LinAlgError
-from kronops.planning import Machine, Plan
+from kronops.planning import SMALL, Machine, Plan
 
 __all__ = ["NumpyBackend"]
 
@@ -34,10 +34,6 @@ _MACHINES = {
     np.dtype(np.complex64): _CORE._replace(itemsize=8, flops=2.6e10, lanes=8),
 }
 _LOOPS = _CORE._replace(flops=1e9, lanes=1, work=0)
-
-# BLAS starts threads for products of more multiplications than ``work``. Without threads, what
-# matters is up to how many it has kernels that copy nothing.
-_SMALL_PRODUCT = 10**6
 
 # Rows, outside of which LAPACK's inverse of a triangle is as fast as that by halves: for few these
 # are small products, and for many they copy much into fresh memory.
@@ -101,7 +97,8 @@ class NumpyBackend(Backend):
         """One core's; with kernels for vectors that are worth it, if Numba is installed."""
         machine = _MACHINES.get(np.dtype(dtype), _LOOPS)
         if current_settings().threads == 1 and machine.work:
-            machine = machine._replace(work=_SMALL_PRODUCT)
+            # Not where BLAS would start threads matters then, but where it begins to copy.
+            machine = machine._replace(work=SMALL)
         if numbers < _WORTH_KERNELS or current_settings().compiled is False:
             return machine
         kernels = _kernels()

@@ -13,6 +13,7 @@ import torch
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 
+from kronops.backends import heap
 from kronops.backends.mkl import Mkl
 from kronops.backends.standard import (
     NO_DERIVATIVE,
@@ -31,7 +32,6 @@ __all__ = ["TorchBackend"]
 _FLOATING = {torch.float32, torch.float64, torch.complex64, torch.complex128}
 _THIN = 16  # rows of a matrix whose transpose is multiplied faster if it is written out
 _MERGED = 128  # the largest factor made of several
-_KEPT = 2**25  # bytes of the largest block that the C library may keep, glibc's by default
 _NOTHING = contextlib.nullcontext()
 
 
@@ -254,15 +254,17 @@ class TorchBackend(Backend):
         self, plan: Plan, operands: Sequence[Operand], given: Any, dtype: Any
     ) -> Callable[[Array], Array]:
         """By PyTorch's own functions: the plan knows the dtypes, which need no promotion."""
-        functions = [
-            functools.partial(self.apply_operator, operand, view=sweep.view(step))
-            if step.kind == "operator"
-            else _bound(operand, sweep.view(step), self.is_tracked(operand))
-            for operand, (sweep, step) in zip(operands, plan.steps, strict=True)
-        ]
         if plan.steps and plan.steps[0][1].kind == TO_FRONT:
             functions = _to_the_front(plan, operands, self.is_tracked)
-        _keep_memory(plan, dtype)
+        else:
+            functions = [
+                functools.partial(self.apply_operator, operand, view=sweep.view(step))
+                if step.kind == "operator"
+                else _bound(operand, sweep.view(step), self.is_tracked(operand))
+                for operand, (sweep, step) in zip(operands, plan.steps, strict=True)
+            ]
+        largest = max((math.prod(sweep.view(step)) for sweep, step in plan.steps), default=0)
+        heap.keep(largest * dtype.itemsize)
 
         def run(x: Array) -> Array:
             with _no_autocast(x.device.type):
@@ -345,17 +347,6 @@ def _batch(matrix: Array, count: int, tracked: bool) -> Callable[[Array], Array]
     if tracked:  # matmul knows how to add the gradients up
         return functools.partial(torch.matmul, matrix)
     return functools.partial(torch.bmm, matrix.contiguous().expand(count, *matrix.shape))
-
-
-def _keep_memory(plan: Plan, dtype: Any) -> None:
-    """Make the C library keep what is freed between two products, as NumPy's programs do.
-
-    It gives what lies free at the end of its heap back to the system where that is more than twice
-    the largest block that it once had from there, and fresh memory costs as much as the arithmetic.
-    """
-    most = max((math.prod(sweep.view(step)) for sweep, step in plan.steps), default=0)
-    if 2 * most * dtype.itemsize <= _KEPT:
-        torch.empty(2 * most, dtype=dtype, device="cpu")
 
 
 def _gathered(matrix: Array, x: Array) -> Array:
