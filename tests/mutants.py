@@ -238,9 +238,7 @@ class Suite:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the mutants instead of the tests."""
         importlib.import_module(self.module.removesuffix(".py").replace("/", "."))
-        if self.module == COMPILED:  # what is on disk is of sound code, or of another mutant
-            dispatcher = importlib.import_module("numba.core.dispatcher").Dispatcher
-            dispatcher.enable_caching = lambda _: None
+        keep_nothing_compiled(self.module)
         gc.collect()
         objects = gc.get_objects()
         gc.freeze()  # for a fork copies what its collector touches
@@ -331,6 +329,7 @@ def survives_import(module: str, mutant: Mutant, tests: Sequence[str]) -> bool:
 
     def run() -> bool:
         importlib.machinery.SourceFileLoader.get_code = get_code
+        keep_nothing_compiled(module)
         with silence():
             return pytest.main([*OPTIONS, *tests]) == 0
 
@@ -338,6 +337,13 @@ def survives_import(module: str, mutant: Mutant, tests: Sequence[str]) -> bool:
     if alive:
         show(module, (ROOT / module).read_text(), mutant)
     return bool(alive)
+
+
+def keep_nothing_compiled(module: str) -> None:
+    """What Numba has on disk is of sound code, or of another mutant."""
+    if module == COMPILED:
+        dispatcher = importlib.import_module("numba.core.dispatcher").Dispatcher
+        dispatcher.enable_caching = lambda _: None
 
 
 def show(module: str, sound: str, mutant: Mutant) -> None:

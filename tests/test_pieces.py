@@ -313,6 +313,15 @@ def test_memory_of_kernels_begins_with_a_line_and_half_a_page_away():
         assert made.base.nbytes == made.nbytes + 2 * 4096
 
 
+def test_cache_lines_wherever_fresh_memory_starts(monkeypatch):
+    memory = np.zeros(2**14, np.uint8)
+    aligned = -memory.ctypes.data % 64
+    for start, offset in itertools.product(range(aligned, aligned + 64, 16), range(0, 64, 16)):
+        monkeypatch.setattr(np, "empty", lambda size, _, start=start: memory[start : start + size])
+        beside = memory[aligned + offset :]
+        assert pieces._aligned((7,), DOUBLE, beside).ctypes.data % 64 == 0
+
+
 # -- what becomes of a sweep -----------------------------------------------------------------------
 
 
@@ -472,6 +481,28 @@ def test_bands_of_rows(monkeypatch, shared, small, tile, threads):
         half = count // 2
         assert shared.pop() == ([()] if whole else [(slice(0, half),), (slice(half, count),)])
         assert {found.pop() for _ in range(len(found))} == {((tile, 10), (10, 5))}
+
+
+@pytest.mark.parametrize(
+    "rows, most, tile",
+    [
+        (56, 31, 8),
+        (56, 32, 28),
+        (56, 40, 28),
+        (64, 31, 16),
+        (136, 16, 8),
+        (136, 33, 17),
+        (296, 32, 8),
+    ],
+)
+def test_bands_of_less_than_32_rows_are_of_eights(monkeypatch, shared, rows, most, tile):
+    """BLAS takes eight rows at once: of the many in a long band, those that are left are few."""
+    monkeypatch.setattr(pieces, "SMALL", 50 * most)
+    monkeypatch.setattr(pieces, "_SHARED", 0)
+    matrix, x = draw(rows, 10), draw(10, 5)
+    with settings(threads=2):
+        np.testing.assert_allclose(pieces._tall(matrix, x), matrix @ x, atol=1e-13)
+    assert shared[0][-1][0].stop == rows // tile
 
 
 def test_bands_have_eight_rows_at_least(monkeypatch):

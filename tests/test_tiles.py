@@ -38,6 +38,7 @@ CASES = [  # of rows: several registers, the last one with lanes to spare, and t
     (((3, 3), (5, 3)), 1, 7, 0, "float64"),
     (((13, 3),), 1, 13, 0, "float64"),
     (((3, 2), (2, 2), (10, 2)), 1, 3, 0, "float32"),
+    (((2, 1), (5, 1)), 1, 3, 0, "float64"),
 ]
 
 
@@ -55,7 +56,9 @@ def test_the_product_and_nothing_else_is_written(shapes, right, left, spare, dty
     assert (memory == 7).all()
 
 
-@pytest.mark.parametrize("shapes, right", [(((3, 2), (2, 4)), 11), (((3, 3), (5, 3)), 1)])
+@pytest.mark.parametrize(
+    "shapes, right", [(((3, 2), (2, 4)), 11), (((2, 3),), 2), (((3, 3), (5, 3)), 1)]
+)
 def test_what_does_not_fit_is_refused(shapes, right):
     kernel = kernel_for(shapes, np.float64, right)
     run, entries = kernel.compile(), kernel.pack([np.ones(shape) for shape in shapes])
@@ -79,6 +82,7 @@ def test_what_does_not_fit_is_refused(shapes, right):
         for wrong in (
             (entries, x[..., ::-1], out),
             (entries, x, out[..., ::-1]),
+            (entries, x[..., ::-1], out[..., ::-1]),
             (entries, apart[:, :inputs, ::2], out),
             (entries, x, apart[:, :outputs, ::2]),
             (entries, apart[:, :inputs, ::2], apart[:, :outputs, ::2]),

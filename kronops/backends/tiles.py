@@ -256,7 +256,7 @@ class _Code:
     def sums(self, numbers: list[list[ir.Value]], vectors: list[Vector]) -> list[Vector]:
         """The product of a matrix with the vectors. Its numbers are at these places."""
         results: list[Vector] = []
-        step = max(1, _RUNNING_SUMS // len(vectors[0]))
+        step = _RUNNING_SUMS // len(vectors[0])  # which are of 16 numbers at most, so 8 registers
         for start in range(0, len(numbers), step):
             rows = numbers[start : start + step]
             sums: list[Any] = [None] * len(rows)
@@ -289,7 +289,7 @@ class _Code:
         self, name: str, lanes: int, suffix: str, result: ir.Type, arguments: list[ir.Value]
     ) -> ir.Value:
         """Call an instruction for vectors that LLVM has as a function."""
-        name = f"llvm.{name}.v{lanes}f{8 * self.bytes}{suffix}"
+        name = f"llvm.{name}.v{lanes}{self.element.intrinsic_name}{suffix}"
         kind = ir.FunctionType(result, [argument.type for argument in arguments])
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, arguments)
