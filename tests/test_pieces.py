@@ -17,7 +17,7 @@ import pytest
 from kronops import planning
 from kronops.backends import heap, pieces
 from kronops.backends.settings import settings
-from kronops.planning import Machine, Plan, Step, Sweep, is_gathered
+from kronops.planning import Machine, Plan, Step, Sweep
 
 try:
     from kronops.backends import kernels
@@ -390,30 +390,6 @@ def test_small_products_of_two_matrices_are_made_by_dot():
 
 
 # -- few columns -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "shape, left, right, wanted",
-    [
-        ((1000, 1000), 1, 1, False),
-        ((2000, 1000), 1, 1, False),
-        ((1000, 1000), 2, 1, True),
-        ((1000, 1000), 64, 1, True),
-        ((1000, 1000), 65, 1, False),
-        ((1000, 1000), 1, 2, True),
-        ((1000, 1000), 999, 2, True),
-        ((1000, 1000), 3, 128, True),
-        ((1000, 1000), 3, 129, False),
-        ((1000, 500), 1, 2, False),
-        ((1001, 500), 1, 2, True),
-        ((1000, 501), 1, 2, True),
-        ((500, 1000), 1, 2, False),
-    ],
-)
-def test_few_columns(shape, left, right, wanted):
-    step = step_of(np.zeros((1, 1)))._replace(rows=shape[0], columns=shape[1])
-    assert is_gathered(step, left, right) is wanted
-    assert is_gathered(step._replace(kind="diagonal"), left, right) is False
 
 
 def test_few_columns_of_whole_vectors_are_gathered(monkeypatch):

@@ -20,11 +20,13 @@ from kronops.planning import (
     Group,
     Machine,
     Plan,
+    Step,
     _kinds,
     _merge,
     _seconds,
     _step,
     in_pieces,
+    is_gathered,
     plan,
     shrinking_first,
     stretch,
@@ -555,6 +557,30 @@ class TestWords:
         made = plan((Factor(8, 8),) * 3, 1, 64, MACHINE._replace(kernels=FAKE))
         assert "by a kernel" in str(made)
         assert "⊗" not in str(made)
+
+
+@pytest.mark.parametrize(
+    "shape, left, right, wanted",
+    [
+        ((1000, 1000), 1, 1, False),
+        ((2000, 1000), 1, 1, False),
+        ((1000, 1000), 2, 1, True),
+        ((1000, 1000), 64, 1, True),
+        ((1000, 1000), 65, 1, False),
+        ((1000, 1000), 1, 2, True),
+        ((1000, 1000), 999, 2, True),
+        ((1000, 1000), 3, 128, True),
+        ((1000, 1000), 3, 129, False),
+        ((1000, 500), 1, 2, False),
+        ((1001, 500), 1, 2, True),
+        ((1000, 501), 1, 2, True),
+        ((500, 1000), 1, 2, False),
+    ],
+)
+def test_few_columns(shape, left, right, wanted):
+    step = Step(0, 1, *shape, 1, 1, "dense", (shape,))
+    assert is_gathered(step, left, right) is wanted
+    assert is_gathered(step._replace(kind="diagonal"), left, right) is False
 
 
 def test_large_matrices_with_few_columns_are_not_cut_to_pieces():
