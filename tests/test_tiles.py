@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("numba")
 
 from kronops.backends.kernels import kernel_for
-from kronops.backends.tiles import power_of_two, product_sizes, registers, width
+from kronops.backends.tiles import power_of_two, product_sizes, registers, tiles_at_once, width
 
 RNG = np.random.default_rng(0)
 
@@ -57,7 +57,8 @@ def test_the_product_and_nothing_else_is_written(shapes, right, left, spare, dty
 
 
 @pytest.mark.parametrize(
-    "shapes, right", [(((3, 2), (2, 4)), 11), (((2, 3),), 2), (((3, 3), (5, 3)), 1)]
+    "shapes, right",
+    [(((3, 2), (2, 4)), 11), (((2, 3),), 2), (((3, 3), (5, 3)), 1), (((2, 3),), 1)],
 )
 def test_what_does_not_fit_is_refused(shapes, right):
     kernel = kernel_for(shapes, np.float64, right)
@@ -92,10 +93,20 @@ def test_what_does_not_fit_is_refused(shapes, right):
     else:
         for wrong in (
             (entries, x, np.zeros((2, 2 * outputs, 1))[:, ::2]),
+            (entries, x, out[:, ::-1]),
+            (entries, np.ones((2, inputs, 0)), np.zeros((2, outputs, 0))),
             (entries, np.ones((2, inputs, 2)), np.zeros((2, outputs, 2))),
+            (entries, np.ones((2, inputs, 2)), np.zeros((2, 2, outputs)).swapaxes(1, 2)),
         ):
             with pytest.raises(ValueError, match="for one column with adjacent rows"):
                 run(*wrong)
+
+
+def test_one_row_of_each_slice_may_lie_apart():
+    kernel = kernel_for(((1, 2),), np.float64, 1)
+    out = np.zeros((5, 4, 1))[:, ::4]
+    kernel.compile()(kernel.pack([np.array([[3.0, 2.0]])]), np.arange(10.0).reshape(5, 2, 1), out)
+    assert out.ravel().tolist() == [2, 12, 22, 32, 42]
 
 
 @pytest.mark.parametrize("right", [1, 19])
@@ -126,3 +137,10 @@ def test_registers():
     assert registers(9, 8) == [(0, 8), (8, 1)] and registers(8, 4) == [(0, 4), (4, 4)]
     assert width(registers(11, 8)) == 12
     assert product_sizes([(2, 3), (4, 5)]) == (8, 15, 26) and product_sizes([]) == (1, 1, 0)
+
+
+def test_tiles_at_once_have_twelve_sums():
+    for sums in range(1, 40):
+        tiles = tiles_at_once(sums)
+        assert tiles in (1, 2, 4, 8) and 2 * tiles * sums > 12
+        assert tiles == 1 or tiles * sums <= 12

@@ -69,7 +69,7 @@ def row_loop(shapes: Sequence[Shape], lanes: int) -> Loop:
     _, groups, entries_before = product_sizes(others)
     pieces = registers(last_outputs, lanes)
     spec, sizes = str(shapes), (outputs, inputs, entries_before + last_inputs * width(pieces))
-    count = max(1, power_of_two(_RUNNING_SUMS // (groups * len(pieces)) + 1) // 2)
+    count = tiles_at_once(groups * len(pieces))
 
     def loop(entries: Array, x: Array, out: Array) -> None:
         _check(entries, x, out, sizes)
@@ -98,6 +98,11 @@ def registers(size: int, lanes: int) -> list[tuple[int, int]]:
 def width(pieces: list[tuple[int, int]]) -> int:
     """The lanes of registers together."""
     return sum(lanes for _, lanes in pieces)
+
+
+def tiles_at_once(sums: int) -> int:
+    """As many as have registers for all of their sums, so many in each; a power of two."""
+    return max(1, power_of_two(_RUNNING_SUMS // sums + 1) // 2)
 
 
 def power_of_two(number: int) -> int:
