@@ -224,6 +224,11 @@ class TestMerging:
         (step,) = [step for _, step in plan((Factor(9, 9, "diagonal"),) * 4, 1, 1, MACHINE).steps]
         assert (step.rows, step.kind) == (9**4, "diagonal")
 
+    def test_diagonals_that_fit_into_the_cache(self):
+        group = (Factor(4, 4, "diagonal"),) * 2  # 16 numbers of eight bytes
+        for cache, kinds in ((128, ["diagonal"]), (127, [])):
+            assert _kinds(group, MACHINE._replace(cache=cache), "dense") == kinds
+
     def test_identities_are_nothing(self):
         assert plan((Factor(9, 9, "identity"),) * 4, 1, 1, MACHINE).sweeps == ()
 

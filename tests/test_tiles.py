@@ -32,7 +32,7 @@ def inside(array, spare):
 CASES = [  # of rows: several registers, the last one with lanes to spare, and tiles left over
     (((3, 2), (2, 4)), 11, 3, 1, "float64"),
     (((4, 3),), 3, 2, 2, "float32"),
-    (((2, 2), (3, 3), (3, 3)), 8, 2, 0, "float32"),
+    (((2, 2), (3, 3), (3, 2)), 8, 2, 0, "float32"),
     (((14, 2),), 9, 1, 0, "float64"),
     (((1, 4), (1, 5)), 8, 2, 0, "float64"),
     (((3, 3), (5, 3)), 1, 7, 0, "float64"),
