@@ -25,6 +25,7 @@ from kronops import (
 from kronops.backends import backend_of
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 forward_ad = torch.autograd.forward_ad
@@ -1335,6 +1336,16 @@ class TestHost:
         assert counter.get_total_flops() > 0
         use(Subclass(x))
         assert seen == [True] + 6 * [False]
+
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+    @pytest.mark.parametrize(
+        "trace", [lambda f, x: torch.jit.trace(f, (x,)), lambda f, x: make_fx(f)(x)]
+    )
+    def test_what_is_recorded_is_a_function_of_the_vector(self, trace):
+        op, x = kron(*self.factors()), torch.randn(120, dtype=REAL)
+        op @ x.clone().requires_grad_()  # for what the operator keeps is no part of the record
+        recorded = trace(lambda y: op.multiply(y), x)
+        torch.testing.assert_close(recorded(2 * x), op @ (2 * x))
 
     def test_what_is_first_used_in_a_transformation_is_taken_later(self):
         op, x = kron(*self.factors()), torch.randn(120, dtype=REAL)

@@ -44,13 +44,14 @@ class HostTensors:
         self._arrays = backend_of(np.empty(0))
 
     def takes(self, x: Array) -> bool:
-        """Whether no derivative and no mode of PyTorch follows the tensor."""
+        """Whether no derivative, no mode and no trace of PyTorch follows the tensor."""
         return (
             is_host_memory(x)
             and not x.requires_grad
             and not functorch.peek_interpreter_stack()
             and forward_ad._current_level < 0
             and not torch._C._len_torch_dispatch_stack()
+            and torch._C._get_tracing_state() is None
         )
 
     def machine(self, dtype: Any, numbers: int) -> Machine:
