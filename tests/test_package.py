@@ -92,6 +92,7 @@ FOR_SOME |= {
     "kronops.backends.jax_meshes",
     "kronops.backends.kernels",
     "kronops.backends.tiles",
+    "kronops.backends.torch_host",
     "kronops.bench.peers",
     "kronops.linear_operator",
     "kronops.lineax",

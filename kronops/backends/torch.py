@@ -13,7 +13,7 @@ import torch
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 
-from kronops.backends.host_tensors import HostTensors, is_host_memory
+from kronops.backends.torch_host import HostTensors, is_host_memory
 from kronops.backends.standard import (
     NO_DERIVATIVE,
     Array,
