@@ -13,7 +13,6 @@ import torch
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 
-from kronops.backends.torch_host import HostTensors, is_host_memory
 from kronops.backends.standard import (
     NO_DERIVATIVE,
     Array,
@@ -23,6 +22,7 @@ from kronops.backends.standard import (
     Number,
     Operand,
 )
+from kronops.backends.torch_host import HostTensors, is_host_memory
 from kronops.errors import LinAlgError
 from kronops.planning import Machine, Plan
 
