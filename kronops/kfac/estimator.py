@@ -192,8 +192,11 @@ class Estimator(ABC):
         """
         damping = as_nonnegative(damping, "damping")
         as_choice(method, "method", ("factored", "exact", "ekfac"))
+        split = self._as_pi(pi)
+        if method != "factored" and split != "trace":
+            raise ValueError(f'pi = {pi} splits damping over factors: method="factored" is needed')
         kept = self._kept(method)
-        made: LinearOperator = self._damped(kept, damping, method, self._as_pi(pi))
+        made: LinearOperator = self._damped(kept, damping, method, split)
         return made
 
     def damping_gap(self, damping: float, pi: Pi = "trace") -> float:
