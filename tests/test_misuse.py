@@ -47,11 +47,6 @@ REFUSED = {
         "method = array",
     ),
     "a method, without damping": (lambda: OP.damped(0.0, "other"), ValueError, "method = 'other'"),
-    "a decay that grows": (
-        lambda: fed().update(BATCH, BATCH, decay=1.5),
-        ValueError,
-        "decay = 1.5: a number between 0 and 1",
-    ),
     "a class": (lambda: DenseOperator(np.ndarray), TypeError, "matrix is a type: an array"),
     "an array that is claimed": (lambda: DenseOperator(A, A), ValueError, "assume = array"),
     "an option that is an array": (

@@ -51,8 +51,6 @@ class MovingAverage:
     ) -> MovingAverage:
         """With the statistics of one more batch; ``decay=None`` is a decay of 1."""
         decay = 1.0 if decay is None else as_nonnegative(decay, "decay")
-        if decay > 1:
-            raise ValueError(f"decay = {decay}: a number between 0 and 1 is needed")
         weight = as_nonnegative(weight, "weight")
         decayed = {name: decay * total for name, total in self.totals.items()}
         weighted = {name: weight * array for name, array in new.items()}
