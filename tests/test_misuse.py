@@ -22,20 +22,8 @@ X = np.arange(1.0, 7)
 BATCH = np.random.default_rng(0).standard_normal((20, 2))
 
 
-def fed():
-    """A layer with statistics."""
-    layer = DenseLayer()
-    layer.update(BATCH, BATCH)
-    return layer
-
-
 REFUSED = {
     "pi of exact damping": (lambda: OP.damped(1.0, pi=2.0), ValueError, "pi = 2.0 splits"),
-    "pi of an exact layer": (
-        lambda: fed().operator(0.1, "exact", pi=2.0),
-        ValueError,
-        'pi = 2.0 splits damping over factors: method="factored" is needed',
-    ),
     "pi that is masked": (
         lambda: OP.damped(1.0, "factored", pi=np.ma.masked),
         TypeError,
