@@ -58,6 +58,8 @@ class FactorProducts:
         # that is certain, which it is not of sizes that nobody can see.
         self.moderate = 3 * spread <= self.limit
         self.surely_moderate = self.moderate and not self.hidden
+        # What multiplies vectors that nothing follows.
+        self.engine = self.backend if self.tracked else self.backend.engine(tree.leaves(op))
         self._programs: dict[Any, Callable[[Array], Array]] = {}
 
     @fact
@@ -72,19 +74,20 @@ class FactorProducts:
             return self._in_order(self._balanced(exponent(x)), x, left, right)
         if self.backend.is_compiling():
             return self._in_order(self._shrinking_first(), x, left, right)
-        key = left, right, x.dtype, current_settings()
+        engine = self.engine if self.engine.takes(x) else self.backend
+        key = left, right, x.dtype, engine, current_settings()
         program = self._programs.get(key)
         if program is None:
             if len(self._programs) >= _KEPT:
                 self._programs.clear()
             with self._eager():
-                program = self._programs[key] = self._program(left, right, x.dtype)
+                program = self._programs[key] = self._program(left, right, x.dtype, engine)
         return program(x)
 
-    def plan(self, left: int, right: int, dtype: Any) -> Plan:
+    def plan(self, left: int, right: int, dtype: Any, engine: Any = None) -> Plan:
         """How vectors of the view ``(left, n, right)`` are multiplied, in ``dtype``."""
         numbers = left * max(self.shape) * right
-        machine = self.backend.machine(dtype, numbers)
+        machine = (engine or self.engine).machine(dtype, numbers)
         if machine.merged and (self.hidden or not self._mergeable(machine)):
             machine = machine._replace(merged=0, kernels=None)  # which merge, too
         return plan(self.known, left, right, machine)
@@ -120,12 +123,12 @@ class FactorProducts:
                 sizes[index] = self.factors[index].shape[0]
         return made
 
-    def _program(self, left: int, right: int, given: Any) -> Callable[[Array], Array]:
+    def _program(self, left: int, right: int, given: Any, engine: Any) -> Callable[[Array], Array]:
         dtype = self.backend.xp.result_type(given, self.dtype)
         size = left * self.shape[0] * right
         if 0 in (left, right, *self.shape):
             return lambda x: self.backend.xp.zeros((size,), dtype=dtype, device=self.device)
-        made = self.plan(left, right, dtype)
+        made = self.plan(left, right, dtype, engine)
         scales = split(self.scale, 0, self.limit)
         operands: list[Operand] = []
         for _, step in made.steps:
@@ -135,7 +138,7 @@ class FactorProducts:
                 first, scales = rescale(first, scales), []
             operand = [first, *operand[1:]] if step.kind == "compiled" else first
             operands.append(operand)
-        program = self.backend.program(made, operands, given, dtype)
+        program = engine.program(made, operands, given, dtype)
         return (lambda x: rescale(program(x), scales)) if scales else program
 
     def _operand(self, step: Step, dtype: Any) -> Operand:

@@ -73,9 +73,6 @@ class Compiler(Protocol):
     def transposed(self, rows: int, columns: int) -> float:
         """Of writing a matrix down by columns."""
 
-    def brought_back(self, rows: int, columns: int, left: int, right: int) -> float:
-        """Of what the last product to the front costs more, so that ``left`` is first again."""
-
 
 class Machine(NamedTuple):
     """One core's numbers for one dtype, which need not be exact: plans are compared by them."""
@@ -357,16 +354,13 @@ def _turned(
         return []
     groups = _merge(factors, left, right, machine, kind)
     order = reversed(groups) if kind == TO_FRONT else groups
-    first, *others = sweeps = _whole_sweeps(factors, order, left, right, machine)
+    first, *others = _whole_sweeps(factors, order, left, right, machine)
+    rows = math.prod(factor.rows for factor in factors)
     columns = math.prod(factor.columns for factor in factors)
-    if kind == TO_FRONT:
-        seconds = machine.compiler.transposed(left * columns, right)
-        last = sweeps[-1]
-        seconds += machine.compiler.brought_back(last.rows, last.columns, left, last.after)
-    else:
-        rows = math.prod(factor.rows for factor in factors)
-        seconds = machine.compiler.transposed(left, columns * right)
-        seconds += machine.compiler.transposed(right, left * rows)
+    before, after = (left * columns, right), (rows * right, left)
+    if kind == TO_BACK:
+        before, after = (left, columns * right), (right, left * rows)
+    seconds = machine.compiler.transposed(*before) + machine.compiler.transposed(*after)
     return [dataclasses.replace(first, seconds=first.seconds + seconds), *others]
 
 

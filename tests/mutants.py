@@ -55,7 +55,17 @@ NEAREST = {
         "test_products.py::TestBatches", "test_products.py::TestPrograms",
     ],
     "kronops/vectors.py": ["test_vectors.py"],
-    "kronops/operators/series.py": ["test_series.py", "test_errors.py"],
+    "kronops/operators/series.py": [
+        "test_series.py", "test_errors.py::test_refused",
+        "test_promises.py::test_series_say_what_is_wrong_with_their_steps_and_signs",
+        "test_promises.py::test_moments_that_do_not_belong_together",
+        "test_promises.py::test_a_stationary_series_of_norm_above_one_is_infinite",
+        "test_promises.py::test_correlations_near_one_solve_what_they_multiply",
+        *(f"test_laws.py::test_law[series_option_{option}-numpy-{dtype}-{law}]"
+          for option in ("1", "1_unsigned", "2") for dtype in ("float64", "complex64")
+          for law in ("shape_and_dtype", "products", "inverses", "numbers", "samples", "one_line")),
+        "test_laws.py::test_law[series_option_2-array_api_strict-complex128-inverses]",
+    ],
     "kronops/backends/pieces.py": ["test_pieces.py"],
     "kronops/backends/tiles.py": ["test_tiles.py"],
 }  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from kronops import planning
-from kronops.backends import heap, pieces
+from kronops.backends import pieces
 from kronops.backends.settings import settings
 from kronops.planning import Machine, Plan, Step, Sweep, is_gathered
 
@@ -687,8 +687,8 @@ def test_a_block_of_twice_the_size_is_asked_for_once_if_the_c_library_may_keep_i
     asked, monkeypatch
 ):
     _, wholes = in_turns((2, 4, 3))
-    for kept, wanted in ((384, [384]), (385, [384]), (383, [])):
-        monkeypatch.setattr(heap, "_LARGEST", kept)
+    for kept, wanted in ((384, [48]), (385, [48]), (383, [])):
+        monkeypatch.setattr(pieces, "_KEPT", kept)
         asked.clear()
         pieces._InTurns(wholes)
         assert asked == wanted
@@ -787,7 +787,7 @@ def test_the_c_library_keeps_blocks_of_32_mib(monkeypatch):
     monkeypatch.setattr(np, "empty", lambda shape, dtype: shapes.append(shape))
     for size in (2**21, 2**21 + 1):
         pieces._InTurns([first._replace(size=size), last])
-    assert shapes == [2**25]
+    assert shapes == [2**22]
 
 
 def test_ten_million_multiplications_by_few_columns_are_worth_threads(shared):

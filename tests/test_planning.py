@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kronops.backends.mkl import Mkl
 from kronops.backends.xla import Xla
 from kronops.planning import (
     STRATEGIES,
@@ -62,7 +61,7 @@ MACHINES = st.builds(
     merged=st.sampled_from((0, 1, 8, 64)),
     work=st.sampled_from((0, 2**10, 2**18)),
     kernels=st.sampled_from((None, FAKE)),
-    compiler=st.sampled_from((None, Xla(4), Xla(8), Mkl(4), Mkl(8))),
+    compiler=st.sampled_from((None, Xla(4), Xla(8))),
 )
 CASES = st.tuples(
     st.lists(factors(), min_size=1, max_size=7).map(tuple),
@@ -452,55 +451,6 @@ class TestXla:
     def test_nothing_to_transpose_costs_nothing(self):
         assert Xla(4).transposed(1, 1000) == Xla(4).transposed(1000, 1) == 0
         assert Xla(4).transposed(10, 100) > 0
-
-
-class TestMkl:
-    """What the times of PyTorch's products say, in numbers that are not these times themselves."""
-
-    @staticmethod
-    def machine(itemsize):
-        mkl = Mkl(itemsize)
-        return MACHINE._replace(itemsize=itemsize, far=math.inf, cache=0, compiler=mkl)
-
-    @pytest.mark.parametrize("itemsize", (4, 8))
-    def test_one_vector_is_turned_to_the_front(self, itemsize):
-        made = plan((Factor(8, 8),) * 6, 1, 1, self.machine(itemsize))
-        assert {step.kind for _, step in made.steps} == {TO_FRONT}
-
-    def test_nothing_is_turned_to_the_back(self):
-        assert Mkl(4).turned(TO_BACK, 3, 3, 1000) == math.inf
-
-    @pytest.mark.parametrize("itemsize", (4, 8, 16))
-    def test_what_is_better_is_what_is_done(self, itemsize):
-        mkl = Mkl(itemsize)
-        for p, left, right in itertools.product((2, 5, 16, 512), (2, 30, 500), (2, 20, 300)):
-            way = mkl._batched if mkl.is_batched(p, p, left, right) else mkl._gathered
-            assert mkl.in_place(p, p, left, right) == way(p, p, left, right)
-
-    def test_few_vectors_come_back_by_a_batch(self):
-        """Many of few numbers by a transposition, and one need not."""
-        assert Mkl(8).comes_back(16, 16, 16, 4096)
-        assert not Mkl(8).comes_back(8, 8, 4096, 8)
-        assert Mkl(8).brought_back(16, 16, 1, 4096) == 0
-        assert Mkl(8).brought_back(16, 16, 16, 4096) < Mkl(8).transposed(16 * 4096, 16)
-        assert Mkl(8).brought_back(8, 8, 4096, 8) == Mkl(8).transposed(64, 4096)
-
-    @pytest.mark.parametrize(("left", "right"), [(16, 1), (3, 5)])
-    def test_the_way_back_is_paid_for(self, left, right):
-        known, machine = (Factor(2, 3), Factor(5, 4)), self.machine(8)._replace(merged=0)
-        sweeps = to_the_front(known, left, right, machine)
-        bare = sum(
-            machine.compiler.turned(s.kind, s.rows, s.columns, sweep.before * sweep.after)
-            for sweep in sweeps
-            for s in sweep.steps
-        )
-        wanted = machine.compiler.transposed(12 * left, right)
-        wanted += machine.compiler.brought_back(2, 3, left, 5 * right)
-        assert sum(sweep.seconds for sweep in sweeps) - bare == pytest.approx(wanted)
-
-    def test_nothing_to_transpose_costs_nothing(self):
-        assert Mkl(4).transposed(1, 1000) == Mkl(4).transposed(1000, 1) == 0
-        assert Mkl(4).transposed(10, 100) > 0
 
 
 class TestTime:

@@ -23,10 +23,11 @@ from kronops import (
     kron,
 )
 from kronops.backends import backend_of
-from kronops.backends.mkl import Mkl
-from kronops.planning import Factor, Plan, to_the_front
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
 forward_ad = torch.autograd.forward_ad
 # Along one random direction in, and one out: all of a Jacobian is in it, at the cost of two calls.
 fast = {"fast_mode": True, "check_undefined_grad": False}
@@ -1267,42 +1268,122 @@ def test_a_product_that_does_nothing_is_memory_of_its_own():
     assert (op @ x).data_ptr() != x.data_ptr()
 
 
-class TestTurned:
-    """Products that bring each axis to the front, and what was before them back."""
+class Subclass(torch.Tensor):
+    """Whatever a user may make of a tensor."""
 
-    @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.complex128))
-    @pytest.mark.parametrize(("left", "right"), [(1, 1), (1, 3), (16, 1), (2, 3)])
-    @pytest.mark.parametrize("batch", (True, False))
-    def test_any_view(self, monkeypatch, batch, dtype, left, right):
-        monkeypatch.setattr(Mkl, "comes_back", lambda *_: batch)  # both ways are right for any
-        generator = torch.Generator().manual_seed(left + right)
-        factors = [
-            torch.randn(shape, dtype=dtype, generator=generator)
-            for shape in ((4, 5), (7, 3), (6, 8))
-        ]
-        dense = torch.kron(torch.kron(factors[0], factors[1]), factors[2])
-        factors[0] = factors[0].T.contiguous().T
-        backend = backend_of(factors[0])
-        known = tuple(Factor(*factor.shape) for factor in factors)
-        machine = backend.machine(dtype, 10**6)._replace(merged=0)
-        made = Plan(known, left, right, tuple(to_the_front(known, left, right, machine)), machine)
-        x = torch.randn(left, 120, right, dtype=dtype, generator=generator)
-        operands = [factors[step.start] for _, step in made.steps]
-        wanted = dense @ x
-        for tracked in (False, True):
-            used = [operand.clone().requires_grad_(tracked) for operand in operands]
-            product = backend.program(made, used, dtype, dtype)(x)
-            product = product.reshape(left, 168, right)
-            torch.testing.assert_close(product, wanted, rtol=1e-4, atol=1e-3)
-            assert product.is_contiguous()
+
+class TestHost:
+    """NumPy multiplies tensors on the host, and PyTorch what it follows, or NumPy does not know."""
+
+    @staticmethod
+    def factors(dtype=REAL):
+        generator = torch.Generator().manual_seed(1)
+        shapes = (4, 5), (7, 3), (6, 8)
+        return [torch.randn(shape, dtype=dtype, generator=generator) for shape in shapes]
+
+    @staticmethod
+    def dense(factors):
+        return functools.reduce(torch.kron, factors)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, REAL, torch.complex64, torch.complex128])
+    @pytest.mark.parametrize("columns", [(), (3,), (2, 1)])
+    def test_the_same_by_both(self, dtype, columns):
+        factors = self.factors(dtype)
+        op, x = kron(*factors), torch.randn(120, *columns, dtype=dtype)
+        engine = op._products.engine
+        assert engine is not op.backend and engine.takes(x)
+        x = x.movedim(0, -2) if len(columns) == 2 else x
+        made = op @ x
+        torch.testing.assert_close(made, self.dense(factors) @ x, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(made, (op @ x.clone().requires_grad_()).detach())
+        assert made.dtype == dtype and made.is_contiguous() and not made.requires_grad
+        made.requires_grad_()
+
+    def test_a_vector_of_another_dtype(self):
+        """Half precision is PyTorch's; a wider vector is NumPy's in its own dtype."""
+        factors = self.factors(torch.float32)
+        op, x = kron(*factors), torch.randn(120, dtype=torch.float64)
+        for given in (x, x.to(torch.complex128), x.half(), x.bfloat16()):
+            dtype = torch.promote_types(given.dtype, torch.float32)
+            made = op @ given
+            assert made.dtype == dtype
+            wanted = self.dense(factors).to(dtype) @ given.to(dtype)
+            torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-3)
+
+    def test_conjugations_and_signs_that_are_put_off(self):
+        factors = self.factors(torch.complex128)
+        x = torch.randn(120, dtype=torch.complex128)
+        op, dense = kron(*(factor.conj() for factor in factors)), self.dense(factors).conj()
+        assert x.conj().is_conj() and x.conj().imag.is_neg()
+        for y in (x.conj(), x.conj().imag):
+            torch.testing.assert_close(op @ y, dense @ y.resolve_neg().to(dense.dtype))
+
+    def test_what_is_followed_is_not_taken(self):
+        op, x = kron(*self.factors()), torch.randn(120, dtype=REAL)
+        engine, seen = op._products.engine, []
+
+        def use(y):
+            seen.append(engine.takes(y))
+            return (op @ y).sum()
+
+        use(x)
+        use(x.clone().requires_grad_())
+        torch.func.grad(use)(x)
+        torch.func.jvp(use, (x,), (x,))
+        torch.func.vmap(use)(x[None])
+        with FlopCounterMode(display=False) as counter:
+            use(x)
+        assert counter.get_total_flops() > 0
+        use(Subclass(x))
+        assert seen == [True] + 6 * [False]
+
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+    @pytest.mark.parametrize(
+        "trace", [lambda f, x: torch.jit.trace(f, (x,)), lambda f, x: make_fx(f)(x)]
+    )
+    def test_what_is_recorded_is_a_function_of_the_vector(self, trace):
+        op, x = kron(*self.factors()), torch.randn(120, dtype=REAL)
+        op @ x.clone().requires_grad_()  # for what the operator keeps is no part of the record
+        recorded = trace(lambda y: op.multiply(y), x)
+        torch.testing.assert_close(recorded(2 * x), op @ (2 * x))
+
+    def test_what_is_first_used_in_a_transformation_is_taken_later(self):
+        op, x = kron(*self.factors()), torch.randn(120, dtype=REAL)
+        torch.func.vmap(lambda y: op @ y)(x[None])
+        assert op._products.engine is not op.backend
+
+    def test_operators_of_parameters(self):
+        """Those that are trained are tracked, and those that are frozen are not."""
+        parameters = [torch.nn.Parameter(factor) for factor in self.factors()]
+        x = torch.randn(120, dtype=REAL)
+        wanted = self.dense(self.factors()) @ x
+        op = kron(*parameters)
+        assert op._products.engine is op.backend and (op @ x).requires_grad
+        torch.testing.assert_close((op @ x).detach(), wanted)
+        op = kron(*(parameter.requires_grad_(False) for parameter in parameters))
+        assert op._products.engine is not op.backend
+        torch.testing.assert_close(op @ x, wanted)
+
+    def test_factors_that_are_operators_multiply_tensors(self):
+        a, b, c = self.factors(torch.complex128)
+        eye = torch.eye(4, dtype=a.dtype)
+        update = kronops.LowRankUpdateOperator(kronops.DenseOperator(eye), a)
+        op = kron(update, b, c.conj())
+        assert "operator" in {step.kind for _, step in op._products.plan(1, 1, a.dtype).steps}
+        x = torch.randn(96, 2, dtype=a.dtype)
+        dense = self.dense([eye + a @ a.mH, b, c.conj()])
+        torch.testing.assert_close(op @ x, dense @ x)
+
+    def test_in_inference_mode(self):
+        op, x = kron(*self.factors()), torch.randn(120, dtype=REAL)
+        with torch.inference_mode():
+            assert (op @ x).is_inference()
+        assert not (op @ x).is_inference()
 
     def test_derivatives_by_the_factors(self):
-        generator = torch.Generator().manual_seed(1)
-        a, b, x = (
-            torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
-            for shape in ((3, 3), (4, 4), (16, 12))
-        )
-        assert torch.autograd.gradcheck(lambda *args: args[2] @ kron(*args[:2]), (a, b, x))
+        a, b, c = (factor.requires_grad_() for factor in self.factors())
+        x = torch.randn(2, 168, dtype=REAL, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda *args: args[3] @ kron(*args[:3]), (a, b, c, x))
 
 
 def test_a_tensor_asks_the_operator_at_once():

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kronops.backends import heap
 from kronops.backends.settings import current_settings
 from kronops.backends.standard import Array, Operand
 from kronops.planning import FEW, SMALL, Machine, Plan, Step, Sweep, is_gathered
@@ -26,6 +25,7 @@ __all__ = ["program"]
 Function = Callable[[Array], Array]
 
 _PAGE = 4096  # bytes: places a multiple of it apart collide in the first cache
+_KEPT = 2**25  # bytes of the largest block that the C library may keep, glibc's by default
 _ALONE = 2**16  # numbers that are not worth a thread
 _SHARED = 10**7  # multiplications by a few columns that are worth threads
 _ROWS = 32  # of tiles below which what is left of eight rows, which BLAS takes at once, counts
@@ -317,7 +317,9 @@ class _Pieces:
 class _InTurns:
     """Sweeps that fill what they are given: the result, and one array more.
 
-    Fresh memory costs as much as the arithmetic, so the C library is made to keep that of both.
+    Fresh memory costs as much as the arithmetic. The C library gives what lies free at the end of
+    its heap back to the system where that is more than twice the largest block that it once had
+    from there: a block that is asked for here, and never touched, makes it keep these two arrays.
     """
 
     def __init__(self, sweeps: Sequence[_Whole | _Pieces]) -> None:
@@ -329,7 +331,8 @@ class _InTurns:
             turn ^= not sweep.in_place
         self.sweeps = list(zip(sweeps, reversed(turns), strict=True))
         self.spare = max((s.size for s, turn in self.sweeps if not turn), default=0)
-        heap.keep(self.spare * self.dtype.itemsize)
+        if 2 * self.spare * self.dtype.itemsize <= _KEPT:
+            np.empty(2 * self.spare, self.dtype)
 
     def __call__(self, x: Array) -> Array:
         result: Any = None

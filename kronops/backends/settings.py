@@ -48,15 +48,15 @@ def settings(*, threads: int | None = None, compiled: bool | None = None) -> Ite
     Parameters
     ----------
     threads : int, optional
-        How many may work at a product of NumPy arrays; by default the processors, or what
-        ``OMP_NUM_THREADS`` says. Large products of two matrices are left to BLAS, which has
-        threads of its own.
+        How many may work at a product of NumPy arrays, or of PyTorch tensors on the host; by
+        default the processors, or what ``OMP_NUM_THREADS`` says. Large products of two matrices are
+        left to BLAS, which has threads of its own.
     compiled : bool, optional
-        Whether small factors are applied by compiled kernels. To NumPy arrays they are by default
-        where Numba is installed (the extra ``numba``); to CuPy arrays, of single and double
-        precision, with True alone: that kernel has not been run on a GPU yet. A kernel is compiled
-        when it is first needed, with a line in the log ``kronops``, and kept on disk. Results agree
-        to rounding.
+        Whether small factors are applied by compiled kernels. To NumPy arrays, and to PyTorch
+        tensors on the host, they are by default where Numba is installed (the extra ``numba``); to
+        CuPy arrays, of single and double precision, with True alone: that kernel has not been run
+        on a GPU yet. A kernel is compiled when it is first needed, with a line in the log
+        ``kronops``, and kept on disk. Results agree to rounding.
 
     Examples
     --------

@@ -451,6 +451,17 @@ class Backend:
 
     # -- products with Kronecker factors -------------------------------------------------------
 
+    def engine(self, arrays: Sequence[Array]) -> Any:
+        """What multiplies by operators of these arrays, nothing of which is tracked.
+
+        It has `takes`, `machine` and `program`. Here this backend itself.
+        """
+        return self
+
+    def takes(self, x: Array) -> bool:
+        """Whether this engine multiplies ``x``, which the backend does otherwise."""
+        return True
+
     def machine(self, dtype: Any, numbers: int) -> Machine:
         """By what products with so many numbers are planned: here, factor after factor."""
         itemsize = self.xp.finfo(dtype).bits // 8

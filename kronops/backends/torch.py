@@ -13,8 +13,7 @@ import torch
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 
-from kronops.backends import heap
-from kronops.backends.mkl import Mkl
+from kronops.backends.host_tensors import HostTensors, is_host_memory
 from kronops.backends.standard import (
     NO_DERIVATIVE,
     Array,
@@ -25,7 +24,7 @@ from kronops.backends.standard import (
     Operand,
 )
 from kronops.errors import LinAlgError
-from kronops.planning import TO_FRONT, Machine, Plan
+from kronops.planning import Machine, Plan
 
 __all__ = ["TorchBackend"]
 
@@ -50,6 +49,7 @@ class TorchBackend(Backend):
 
     def __init__(self, name: str, xp: Any) -> None:
         super().__init__(name, _Namespace(xp))
+        self._host = HostTensors(self)
 
     # -- values, traces, derivatives -----------------------------------------------------------
 
@@ -243,28 +243,27 @@ class TorchBackend(Backend):
 
     # -- products with Kronecker factors -------------------------------------------------------
 
+    def engine(self, arrays: Sequence[Array]) -> Any:
+        """NumPy for tensors on the host."""
+        return self._host if all(map(is_host_memory, arrays)) else self
+
     def machine(self, dtype: Any, numbers: int) -> Machine:
         """Small factors are multiplied with each other, for a pass over the memory costs more."""
         size = dtype.itemsize
-        return Machine(
-            size, 4e11 / size, 0, 2e-6, 1, 3e10, math.inf, 0, _MERGED, work=0, compiler=Mkl(size)
-        )
+        # By mm and bmm: 256 bytes of columns cost about as much as fewer.
+        flops, lanes = 3.2e11 / size, 256 // size
+        return Machine(size, flops, 1e-7, 4e-6, lanes, 1e11, 1.6e10, 0, merged=_MERGED, work=0)
 
     def program(
         self, plan: Plan, operands: Sequence[Operand], given: Any, dtype: Any
     ) -> Callable[[Array], Array]:
         """By PyTorch's own functions: the plan knows the dtypes, which need no promotion."""
-        if plan.steps and plan.steps[0][1].kind == TO_FRONT:
-            functions = _to_the_front(plan, operands, self.is_tracked)
-        else:
-            functions = [
-                functools.partial(self.apply_operator, operand, view=sweep.view(step))
-                if step.kind == "operator"
-                else _bound(operand, sweep.view(step), self.is_tracked(operand))
-                for operand, (sweep, step) in zip(operands, plan.steps, strict=True)
-            ]
-        largest = max((math.prod(sweep.view(step)) for sweep, step in plan.steps), default=0)
-        heap.keep(largest * dtype.itemsize)
+        functions = [
+            functools.partial(self.apply_operator, operand, view=sweep.view(step))
+            if step.kind == "operator"
+            else _bound(operand, sweep.view(step), self.is_tracked(operand))
+            for operand, (sweep, step) in zip(operands, plan.steps, strict=True)
+        ]
 
         def run(x: Array) -> Array:
             with _no_autocast(x.device.type):
@@ -307,53 +306,10 @@ def _bound(operand: Array, view: tuple[int, int, int], tracked: bool) -> Any:
         return lambda x: torch.mm(x.reshape(left, size), transposed)
     if left == 1:
         return lambda x: torch.mm(operand, x.reshape(size, right))
-    if not Mkl(operand.itemsize).is_batched(len(operand), size, left, right):
-        return lambda x: _gathered(operand, x.reshape(view))
-    multiply = _batch(operand, left, tracked)
-    return lambda x: multiply(x.reshape(view))
-
-
-def _to_the_front(
-    plan: Plan, operands: Sequence[Array], tracked: Callable[[Array], bool]
-) -> list[Callable[[Array], Array]]:
-    """Each product with the last axis, which becomes the first; what was before them comes back."""
-    functions = [_turned(matrix) for matrix in operands]
-    if plan.right > 1:
-        functions.insert(0, lambda x: x.reshape(-1, plan.right).T)
-    if plan.left > 1:
-        last, left = plan.sweeps[-1], plan.left
-        if Mkl(operands[-1].itemsize).comes_back(last.rows, last.columns, left, last.after):
-            functions[-1] = _coming_back(operands[-1], left, tracked(operands[-1]))
-        else:
-            functions.append(lambda x: x.reshape(-1, left).T.contiguous())
-    return functions
-
-
-def _turned(matrix: Array) -> Callable[[Array], Array]:
-    """The product with the last axis, which becomes the first: the transpose is not written out."""
-    matrix, columns = matrix.contiguous(), matrix.shape[1]
-    return lambda x: torch.mm(matrix, x.reshape(-1, columns).T)
-
-
-def _coming_back(matrix: Array, left: int, tracked: bool) -> Callable[[Array], Array]:
-    """The same of a view ``(others, left, columns)``, to ``(left, rows, others)``: by a batch."""
-    matrix, columns = matrix.contiguous(), matrix.shape[1]
-    multiply = _batch(matrix, left, tracked)
-    return lambda x: multiply(x.reshape(-1, left, columns).permute(1, 2, 0))
-
-
-def _batch(matrix: Array, count: int, tracked: bool) -> Callable[[Array], Array]:
-    """The products of a matrix with each of so many."""
     if tracked:  # matmul knows how to add the gradients up
-        return functools.partial(torch.matmul, matrix)
-    return functools.partial(torch.bmm, matrix.contiguous().expand(count, *matrix.shape))
-
-
-def _gathered(matrix: Array, x: Array) -> Array:
-    """The columns of all slices of ``(left, columns, right)`` as rows, multiplied at once."""
-    left, columns, right = x.shape
-    rows = x.transpose(1, 2).reshape(left * right, columns)
-    return torch.mm(rows, matrix.mT).reshape(left, right, -1).transpose(1, 2)
+        return lambda x: torch.matmul(operand, x.reshape(view))
+    repeated = operand.expand(left, *operand.shape)
+    return lambda x: torch.bmm(repeated, x.reshape(view))
 
 
 class _Namespace:

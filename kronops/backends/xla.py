@@ -11,8 +11,8 @@ fill a quarter of a register.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
-from kronops.backends.forms import Forms
 from kronops.planning import TO_BACK
 
 __all__ = ["Xla"]
@@ -26,8 +26,25 @@ _CACHE = 2**20  # bytes
 _FEW = 16  # columns on the right of which a batch is too slow at best
 
 
-class Xla(Forms):
+class Xla(NamedTuple):
     """The times for numbers of so many bytes: a `kronops.planning.Compiler`."""
+
+    itemsize: int
+
+    def in_place(self, rows: int, columns: int, left: int, right: int) -> float:
+        """In the form that `batched` says, or by one product if the axis is at an end."""
+        if right == 1:
+            return self._last(rows, columns, left)
+        if left == 1:
+            return self._product(rows, columns, right)
+        return min(
+            self._batched(rows, columns, left, right), self._gathered(rows, columns, left, right)
+        )
+
+    def is_batched(self, rows: int, columns: int, left: int, right: int) -> bool:
+        """Whether an axis in the middle is multiplied by a batch, and not brought to the end."""
+        batched = self._batched(rows, columns, left, right)
+        return batched <= self._gathered(rows, columns, left, right)
 
     def turned(self, kind: str, rows: int, columns: int, others: int) -> float:
         """One long product with the transpose; or a loop."""
@@ -44,10 +61,6 @@ class Xla(Forms):
         numbers = rows * columns
         far = self._moved(13, numbers) if numbers * self.itemsize > _CACHE else 0.0
         return max(self._strided(min(rows, columns), numbers), far)
-
-    def brought_back(self, rows: int, columns: int, left: int, right: int) -> float:
-        """By a transposition."""
-        return self.transposed(rows * right, left)
 
     def _last(self, rows: int, columns: int, left: int) -> float:
         single = 0.0 if rows % max(1, 16 // self.itemsize) == 0 else 5e-8 / self.itemsize

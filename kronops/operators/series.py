@@ -184,6 +184,7 @@ class SeriesOperator(LinearOperator):
             alignments.append(xp.sum(u * xp.matrix_transpose(vh), axis=0))
         sigma = sigmas[0][:, None] * sigmas[1]
         gaps, aligned = (1 - sigma) * (1 + sigma), alignments[0][:, None] * alignments[1]
+        aligned = xp.real(aligned) if is_complex(aligned) else aligned
         return _Stationary(
             self._pair(right), self._pair(plain), self._pair(lagged),
             self._rounded(gaps), self._rounded(aligned),
@@ -277,7 +278,7 @@ class SeriesOperator(LinearOperator):
         """Refuse (or warn of) correlations of -1 over an even number of steps; warn near them."""
         xp, c = self.backend.xp, self._congruence
         f, kept = self.backend.values(c.f), self.backend.values(c.kept)
-        if f is None or kept is None or not self.shape[0]:
+        if f is None or not self.shape[0]:
             return
         if refuse and float(xp.min(f)) <= 4 * epsilon(f) * self.timesteps:
             raise LinAlgError(
@@ -307,19 +308,21 @@ class SeriesOperator(LinearOperator):
         """``1 − μ_A μ_Gᵀ``, refused where it is zero and the inverse infinite.
 
         Where ``Φ`` has the eigenvalue 1 the inverse is zero there, as ``(1−φ)/(1+φ)`` shows, and
-        any gap of the size of rounding says so.
+        any gap of the size of rounding says so. It is infinite at every other ``|φ| = 1``, for
+        ``|1−φ|²``, twice what the alignment lacks, is then no rounding, and the gap is.
         """
         xp, s = self.backend.xp, self._stationary
         smallest = 4 * epsilon(s.gaps)
         closed = s.gaps < smallest
         self._refuse_norms_above_one()
-        infinite = self.backend.values(closed & (xp.abs(1 - s.alignments) > 0.5))
+        safe = xp.where(closed, xp.maximum(-s.gaps, xp.full_like(s.gaps, smallest)), s.gaps)
+        infinite = self.backend.values(closed & (1 - s.alignments > 8 * safe))
         if infinite is not None and bool(xp.any(infinite)):
             raise LinAlgError(
                 "the series block of option 2 is singular: lag moments of norm 1 whose "
                 "correlation is not +1; add damping"
             )
-        return xp.where(closed, xp.maximum(-s.gaps, xp.full_like(s.gaps, smallest)), s.gaps)
+        return safe
 
     # -- what has a closed form ----------------------------------------------------------------
 
@@ -440,7 +443,7 @@ class _Stationary:
     plain: _Pair
     lagged: _Pair
     gaps: Array  # 1 − μ_A μ_Gᵀ with μ = σ²
-    alignments: Array
+    alignments: Array  # real parts of vᴴ Φ v, of which one is φ where |φ| = 1
 
 
 def _side(moments: Moments, damping: float, name: str) -> _Side:
@@ -454,7 +457,7 @@ def _side(moments: Moments, damping: float, name: str) -> _Side:
     condition = 1.0
     if seen is not None and n:
         smallest, largest = float(xp.min(seen)), float(xp.max(seen))
-        if smallest <= eps / 4 * largest or largest <= 0:
+        if smallest <= eps / 4 * largest:
             what = "not positive semidefinite" if smallest < -n * eps * largest else "singular"
             raise LinAlgError(f"{name}[0] ({n} x {n}) is {what}: add damping (factor_damping)")
         condition = largest / smallest
