@@ -27,7 +27,7 @@ def damping_shares(means: Sequence[Array], value: Scalar, pi: Any) -> list[Scala
     """
     count = len(means)
     root = value ** (1 / count)
-    if pi != "trace":
+    if not (isinstance(pi, str) and pi == "trace"):
         number = None if isinstance(pi, str) else as_scalar(pi, "pi")
         if number is None or isinstance(number, complex) or number <= 0:
             raise ValueError(f'pi = {pi!r}: "trace" or a number > 0 would do')

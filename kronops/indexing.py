@@ -50,6 +50,11 @@ def _as_index(index: Any, size: int, axis: str) -> Index:
             return None
         start, stop, step = index.indices(size)
         return np.arange(start, stop, step)
+    if is_array(index) and backend_of(index).values(index) is None:
+        raise IndexError(
+            f"the {axis} index cannot be seen here (inside jax.jit, say): index outside, or "
+            f"multiply by columns of the identity"
+        )
     if isinstance(index, list) or (is_array(index) and index.ndim):
         return _as_positions(index, size, axis)
     try:
@@ -66,13 +71,7 @@ def _as_index(index: Any, size: int, axis: str) -> Index:
 def _as_positions(index: Any, size: int, axis: str) -> Index:
     """An array or list of integers, or of as many booleans as there are rows or columns."""
     if is_array(index):
-        values = backend_of(index).values(index)
-        if values is None:
-            raise IndexError(
-                f"the {axis} index cannot be seen here (inside jax.jit, say), and decides the "
-                f"shape of the result: make the operator outside"
-            )
-        index = backend_of(values).to_numpy(values)
+        index = backend_of(index).to_numpy(backend_of(index).values(index))
     positions = np.asarray(index) if len(index) else np.zeros(0, dtype=np.int64)
     if positions.ndim != 1 or positions.dtype.kind not in "biu":
         raise IndexError(

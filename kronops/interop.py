@@ -34,7 +34,8 @@ def aslinearoperator(obj: Any, like: Array | None = None) -> LinearOperator:
     like : array, optional
         One of the library, device and dtype that products take and give, where ``obj`` does not
         say: for an object of no known library it is needed, for PyLops' and SciPy's it is
-        NumPy's unless it is given. Its entries do not matter.
+        NumPy's unless it is given. Where it is given its dtype counts, whatever the dtype that
+        ``obj`` says it has. Its entries do not matter.
 
     Returns
     -------

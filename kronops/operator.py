@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -521,15 +522,23 @@ class LinearOperator(Collection, ABC):
         self._require_square("damped")
         if not isinstance(refine, bool):
             raise TypeError(f"refine = {refine!r}: True or False; pi is given by name, pi=…")
+        if not (isinstance(method, str) and method in ("exact", "factored")):
+            raise ValueError(f'method = {method!r}: "exact" and "factored" would do')
+        if method == "exact" and not (isinstance(pi, str) and pi == "trace"):
+            raise ValueError(f'pi = {pi!r} splits damping over factors: method="factored" would do')
         value = as_nonnegative(value, "value", self._like)
-        if not is_array(value) and value == 0 and method in ("exact", "factored"):
+        if not is_array(value) and value == 0:
             return self._algebra.refine(self, 0.0) if refine else self
         if method == "exact":
+            largest = float(self.backend.xp.finfo(self.dtype).max)
+            if not (refine or is_array(value)) and value > largest:
+                raise OverflowError(
+                    f"value = {value} is out of the range of {self.dtype}: take the operator to "
+                    f"a wider dtype first (op.astype)"
+                )
             return self._damped(value, refine)
-        if method == "factored":
-            made = self._factored(value, pi, refine)
-            return self._algebra.refine(made, 0.0) if refine else made
-        raise ValueError(f'method = {method!r}: "exact" and "factored" would do')
+        made = self._factored(value, pi, refine)
+        return self._algebra.refine(made, 0.0) if refine else made
 
     def masked(self, mask: Any) -> LinearOperator:
         """The rows and columns at which ``mask`` is true, ``P op Pᴴ``.
@@ -810,7 +819,10 @@ class LinearOperator(Collection, ABC):
     def astype(self, dtype: Any) -> Self:
         """The operator with its arrays in another floating dtype."""
         dtype = getattr(self.backend.xp, dtype, None) if isinstance(dtype, str) else dtype
-        if dtype is None or not self.backend.kind(dtype).endswith("floating"):
+        kind = ""
+        with contextlib.suppress(TypeError):  # what libraries say of a thing that is no dtype
+            kind = "" if dtype is None else self.backend.kind(dtype)
+        if not kind.endswith("floating"):
             raise ValueError(
                 f"astype: dtype is no real or complex floating dtype of {self.backend.name}; "
                 f'"float32" and "complex128" are, for example'
@@ -1196,13 +1208,13 @@ class LinearOperator(Collection, ABC):
 
     def _as_input(self, x: Any, name: str) -> Array:
         backend = self.backend
-        x = as_inexact(x, name, like=self.dtype)
-        found = backend_of(x)
-        if backend not in (found, found.chunk_backend(x)):
+        found = backend_of(x) if is_array(x) else backend
+        if found is not backend and found.chunk_backend(x) is not backend:
             raise TypeError(
                 f"{name} is an array of {found.name}, the operator's are of "
                 f"{backend.name}: move one of them (op.to_backend)"
             )
+        x = as_inexact(x, name, like=self.dtype)
         if found is backend and not backend.same_device(x, self.device):
             raise TypeError(
                 f"{name} is on device {backend.device(x)}, the operator on {self.device}: "

@@ -62,15 +62,16 @@ def as_multiplier(value: Any, name: str, like: Array) -> Scalar:
     An array is of the library of ``like``, and brought to its precision, so that it does not
     promote either.
     """
-    if not (is_array(value) and value.ndim == 0 and _is_followed(value)):
+    if not (is_array(value) and value.ndim == 0):
         return as_scalar(value, name)
     backend, home, dtype = backend_of(value), backend_of(like), like.dtype
-    if backend is not home:
+    if backend is not home and backend.name != "numpy":  # whose numbers are of every library
         raise TypeError(
-            f"{name} is a traced or differentiated number of {backend.name}, the arrays are of "
-            f"{home.name}: bring the operator there (op.to_backend({backend.name!r})), or take a "
-            f"plain number"
+            f"{name} is a number of {backend.name}, the arrays are of {home.name}: bring the "
+            f"operator there (op.to_backend({backend.name!r})), or take a plain number"
         )
+    if not _is_followed(value):
+        return as_scalar(value, name)
     seen = backend.values(value)
     if seen is not None:
         as_scalar(seen, name)

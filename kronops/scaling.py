@@ -10,7 +10,7 @@ import itertools
 import math
 import operator
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from kronops.backends import backend_of, is_array
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 Scalar = Any  # float, complex, or an array without axes
+_SAFE = 2.0**-14, 2.0**15  # what every floating dtype holds
 T = TypeVar("T")
 
 
@@ -151,10 +152,17 @@ def balanced_order(parts: Sequence[tuple[int, T]], running: int) -> list[T]:
 
 
 def rescale(array: Array, multipliers: Sequence[Scalar]) -> Array:
-    """``array`` times every multiplier, in a complex dtype if one of them is complex."""
+    """``array`` times every multiplier, in a complex dtype if one of them is complex.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rescale(np.ones(2, np.float32) * 2.0**-120, [2.0**130])  # no number in single precision
+    array([1024., 1024.], dtype=float32)
+    """
     backend = backend_of(array)
     xp = backend.xp
-    for multiplier in multipliers:
+    for multiplier in _in_range(array, multipliers):
         if is_array(multiplier):  # in its own precision it might promote
             complex_ = backend.kind(multiplier.dtype) == "complex floating"
             real = backend.real_dtype(array.dtype)
@@ -164,6 +172,15 @@ def rescale(array: Array, multipliers: Sequence[Scalar]) -> Array:
             array = xp.astype(array, xp.result_type(array.dtype, xp.complex64), copy=False)
         array = array * multiplier
     return array
+
+
+def _in_range(array: Array, multipliers: Sequence[Scalar]) -> Iterator[Scalar]:
+    """The multipliers, those apart that the array's dtype cannot hold."""
+    for multiplier in multipliers:
+        if is_array(multiplier) or _SAFE[0] < abs(multiplier) < _SAFE[1] or multiplier == 0:
+            yield multiplier
+        else:
+            yield from split(multiplier, 0, dtype_exponent(array))
 
 
 def outer(arrays: Sequence[Array], scale: Scalar = 1.0) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from kronops.backends import backend_of
+from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.checks import epsilon, is_complex
 from kronops.errors import LinAlgError, LinAlgWarning, warn
@@ -189,7 +189,8 @@ def extreme_sums(spectra: Sequence[Array], shift: Scalar) -> tuple[float, float]
     """
     backend = backend_of(*spectra)
     seen = [backend.values(values) for values in spectra]
-    if any(values is None or 0 in values.shape for values in seen):
+    shift = backend.values(shift) if is_array(shift) else shift
+    if shift is None or any(values is None or 0 in values.shape for values in seen):
         return None
     xp = backend.xp
     largest = sum(float(xp.max(xp.abs(values))) for values in seen) + abs(complex(shift))

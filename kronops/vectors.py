@@ -373,6 +373,8 @@ def _describe(v: Any) -> str:
     if isinstance(v, (tuple, list)):
         if len(v) == 2 and all(is_array(part) for part in v):
             return f"a pair of shapes {tuple(v[0].shape)} and {tuple(v[1].shape)}"
+        if len(v) == 2 and any(map(is_array, v)):
+            return f"a pair of {_describe(v[0])} and {_describe(v[1])}"
         return f"a {type(v).__name__} of length {len(v)}"
     return f"a {type(v).__name__}"
 

@@ -250,7 +250,11 @@ REFUSED = [
         "v is a pair of shapes (2, 3) and (2,); " + FOLDS.format(24, (2, 3, 4), "leading"),
     ),
     ([zeros(2)], (2,), "v is a list of length 1; " + FOLDS.format(2, (2,), "leading")),
-    ((zeros(2), 1), (2,), "v is a tuple of length 2; " + FOLDS.format(2, (2,), "leading")),
+    (
+        (zeros(2), 1),
+        (2,),
+        "v is a pair of an array of shape (2,) and a int; " + FOLDS.format(2, (2,), "leading"),
+    ),
     ([zeros(1)] * 3, (2,), "v is a list of length 3; " + FOLDS.format(2, (2,), "leading")),
     ("xy", (2,), "v is a str; " + FOLDS.format(2, (2,), "leading")),
     ({"a": 1}, (2,), "v is a dict with the keys ['a']; " + FOLDS.format(2, (2,), "leading")),

@@ -102,7 +102,9 @@ def is_array(value: Any) -> bool:
     >>> is_array(np.zeros(3)), is_array([0.0])
     (True, False)
     """
-    return type(value) in _BY_TYPE or (hasattr(value, "dtype") and is_array_api_obj(value))
+    if type(value) in _BY_TYPE:
+        return True
+    return hasattr(value, "dtype") and not isinstance(value, type) and is_array_api_obj(value)
 
 
 def backend_of(*arrays: Any) -> Backend:
@@ -138,6 +140,8 @@ def backend_named(name: str) -> Backend:
     >>> backend_named("numpy")
     NumpyBackend('numpy')
     """
+    if not isinstance(name, str):
+        raise TypeError(f'name is a {type(name).__name__}: a text is needed, "numpy" for example')
     try:
         try:
             xp = importlib.import_module(f"array_api_compat.{_NAMESPACES.get(name, name)}")

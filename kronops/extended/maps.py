@@ -137,7 +137,7 @@ def _moved(
     """Entries seen as ``view``, with one axis moved, in another shape."""
     xp = x.xp
     return x.map(
-        lambda part: xp.reshape(xp.moveaxis(xp.reshape(part, view), source, target), shape)
+        lambda part: xp.reshape(xp.moveaxis(xp.reshape(part, view), (source,), (target,)), shape)
     )
 
 

@@ -92,7 +92,7 @@ class DenseOperator(LinearOperator):
     def __post_init__(self, check_finite: bool) -> None:
         if isinstance(self.assume, str):  # a NumPy string becomes a plain one
             object.__setattr__(self, "assume", str(self.assume))
-        if self.assume not in _CLAIMS:
+        if not isinstance(self.assume, (str, type(None))) or self.assume not in _CLAIMS:
             raise ValueError(f"assume = {self.assume!r}: one of {_CLAIMS} would do")
         matrix = as_matrix(self.matrix, self.name, check_finite)
         shape = (matrix.shape[1],) if self.domain_shape is None else self.domain_shape

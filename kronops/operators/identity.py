@@ -38,7 +38,7 @@ class IdentityOperator(LinearOperator):
     """
 
     n: int
-    like: Array
+    like: Array = None
     domain_shape: Shape = dataclasses.field(default=None, kw_only=True)
     _internal = ("like",)
 

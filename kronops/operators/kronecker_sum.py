@@ -87,7 +87,9 @@ class KroneckerSumOperator(SchurBasisOperator):
     shift: Scalar  # times the identity; not in a factor, whose decomposition it would undo
     _internal = ("kept_basis", "shift", "terms")
 
-    def __init__(self, factors: Iterable[Any], *, check_finite: bool = True) -> None:
+    def __init__(self, factors: Iterable[Any], *more: Any, check_finite: bool = True) -> None:
+        if more:
+            raise TypeError("factors are given one by one: a list is needed, [A, B]")
         flat: list[LinearOperator] = []
         shift: Scalar = 0.0
         for index, factor in enumerate(as_factors(factors, "factors", check_finite)):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.caching import cached
-from kronops.checks import as_matrix, epsilon, is_complex, is_hermitian
+from kronops.checks import as_matrix, epsilon, hermitian_to_rounding, is_complex, is_hermitian
 from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 from kronops.explaining import Account
@@ -104,7 +105,7 @@ class SeriesOperator(LinearOperator):
         layout: str = "in,out",
         check_finite: bool = True,
     ) -> None:
-        if isinstance(option, bool) or option not in (1, 2):
+        if isinstance(option, bool) or not isinstance(option, numbers.Real) or option not in (1, 2):
             raise ValueError(f"option = {option!r}: 1 or 2 would do")
         if not isinstance(factor_damping, (tuple, list)) or len(factor_damping) != 2:
             raise ValueError(f"factor_damping = {factor_damping!r}: a pair of numbers is needed")
@@ -478,17 +479,37 @@ def _side(moments: Moments, damping: float, name: str) -> _Side:
                 f"a C0 of condition number {condition:.1e}: few digits may be right",
                 LinAlgWarning,
             )
+    if seen is None:
+        lag = xp.where(_would_pass(moments[0], variances, lag), lag, math.nan)
     return _Side(basis, variances, lag)
+
+
+def _would_pass(c0: Array, variances: Array, lag: Array) -> Array:
+    """Whether moments whose values cannot be seen would be taken, as an array without axes."""
+    backend = backend_of(lag)
+    if not lag.shape[0]:
+        return backend.xp.ones((), dtype=backend.xp.bool, device=backend.device(lag))
+    eps = epsilon(c0)
+    smallest, largest = backend.xp.min(variances), backend.xp.max(variances)
+    norm = backend.xp.linalg.matrix_norm(lag, ord=2)
+    usable = hermitian_to_rounding(c0) & (smallest > eps / 4 * largest) & (largest > 0)
+    made: Array = usable & (norm <= _most(largest / smallest, eps))
+    return made
 
 
 def refuse_foreign_lag(norm: float, condition: float, eps: float, name: str) -> None:
     """Of ``H`` with a ``norm`` that the rounding of ``C0`` cannot explain."""
-    if norm > 1 + 100 * eps * condition:
+    if norm > _most(condition, eps):
         raise ValueError(
             f"{name}: the lag moment C1 does not belong to C0, for C0^(-1/2) C1 C0^(-1/2) has "
             f"norm {norm:.6g} and a time series' has at most 1: both must be divided by the "
             f"same number of terms"
         )
+
+
+def _most(condition: Any, eps: float) -> Any:
+    """The largest norm of a lag moment that rounding explains."""
+    return 1 + 100 * eps * condition
 
 
 def _as_moments(moments: Any, name: str, check_finite: bool) -> Moments:

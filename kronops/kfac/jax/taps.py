@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ def forward_pass(
     model: Callable[..., Array], names: tuple[str, ...], params: Any, inputs: Any
 ) -> Forward:
     """A zero is added to each tapped output: the gradient by it is the one wanted."""
+    _require_tap(model)
 
     def perturbed(zeros: dict[str, list[Array]]) -> tuple[Array, dict[str, list[Any]]]:
         seen: dict[str, list[Any]] = {name: [] for name in names}
@@ -55,6 +57,17 @@ def forward_pass(
 
     outputs, back, seen = jax.vjp(perturbed, _zeros(model, names, params, inputs), has_aux=True)
     return Forward(outputs, seen, back)
+
+
+def _require_tap(model: Callable[..., Array]) -> None:
+    signature = inspect.signature(model)
+    try:
+        signature.bind("params", "inputs", "tap")
+    except TypeError:
+        raise TypeError(
+            f"model takes {signature}: (params, inputs, tap) is needed, and outputs = "
+            f"tap(name, inputs, outputs) called in it for each layer"
+        ) from None
 
 
 def _zeros(
