@@ -506,7 +506,7 @@ class LinearOperator(Collection, ABC):
             `RefinedOperator`.
         pi : "trace" or float
             How the factored damping is split: by the factors' mean eigenvalues, or by a number
-            π > 0: ``c·(A + π√λ I) ⊗ (G + √λ/π I)`` [1]_.
+            π > 0: ``c·(A + π√λ I) ⊗ (G + √λ/π I)`` [1]_. Exact damping is not split.
 
         References
         ----------
@@ -524,8 +524,6 @@ class LinearOperator(Collection, ABC):
             raise TypeError(f"refine = {refine!r}: True or False; pi is given by name, pi=…")
         if not (isinstance(method, str) and method in ("exact", "factored")):
             raise ValueError(f'method = {method!r}: "exact" and "factored" would do')
-        if method == "exact" and not (isinstance(pi, str) and pi == "trace"):
-            raise ValueError(f'pi = {pi!r} splits damping over factors: method="factored" would do')
         value = as_nonnegative(value, "value", self._like)
         if not is_array(value) and value == 0:
             return self._algebra.refine(self, 0.0) if refine else self

@@ -23,7 +23,6 @@ BATCH = np.random.default_rng(0).standard_normal((20, 2))
 
 
 REFUSED = {
-    "pi of exact damping": (lambda: OP.damped(1.0, pi=2.0), ValueError, "pi = 2.0 splits"),
     "pi that is masked": (
         lambda: OP.damped(1.0, "factored", pi=np.ma.masked),
         TypeError,

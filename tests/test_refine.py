@@ -248,8 +248,7 @@ class TestDamping:
         """Of ``1e-17`` nothing is left in the sum of two doubles."""
         a = np.ones((3, 3))
         op = DenseOperator(a) if method == "exact" else kron(a, np.ones((1, 1)))
-        split = {} if method == "exact" else {"pi": 2.0**-30}
-        made = op.damped(2.0**-60, method, refine=True, **split)
+        made = op.damped(2.0**-60, method, refine=True, pi=2.0**-30)
         shares = (2.0**-60, 0.0) if method == "exact" else (2.0**-60, 1.0)
         matrix = exact_sum(exact(a), multiple(3, shares[0]))
         matrix = [[entry * (1 + Fraction(shares[1])) for entry in row] for row in matrix]

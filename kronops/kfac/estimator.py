@@ -192,11 +192,8 @@ class Estimator(ABC):
         """
         damping = as_nonnegative(damping, "damping")
         as_choice(method, "method", ("factored", "exact", "ekfac"))
-        split = self._as_pi(pi)
         kept = self._kept(method)
-        # One pi may be given for every method; operators refuse it where it has no meaning.
-        pi = split if method == "factored" else "trace"
-        made: LinearOperator = self._damped(kept, damping, method, pi)
+        made: LinearOperator = self._damped(kept, damping, method, self._as_pi(pi))
         return made
 
     def damping_gap(self, damping: float, pi: Pi = "trace") -> float:
