@@ -247,7 +247,7 @@ def backend(compiled):
 def products(backend, *factors):
     """Of a product of NumPy factors, by the backend of CuPy."""
     made = FactorProducts(kronops.kron(*factors) * 3.0)
-    made.backend = backend
+    made.backend = made.engine = backend
     return made
 
 
