@@ -5,6 +5,7 @@ Every check names the argument, what it was, and what would do.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from kronops.backends import backend_of, is_array
@@ -25,15 +26,7 @@ __all__ = [
 def as_inexact(array: Any, name: str, like: Any = None) -> Array:
     """``array`` in a floating dtype; integers and booleans become ``like`` or the default float."""
     if not is_array(array):
-        nested = isinstance(array, (list, tuple)) and any(hasattr(part, "shape") for part in array)
-        advice = "for example numpy.asarray"
-        if nested:
-            advice = "give arrays and operators one by one"
-        elif isinstance(array, dict):
-            advice = "blocks by name are BlockDiagonalOperator's"
-        elif hasattr(array, "shape"):
-            advice = "or, of another library's operator, kronops.aslinearoperator(…)"
-        raise TypeError(f"{name} is a {type(array).__name__}: an array is needed, {advice}")
+        raise TypeError(f"{name} is a {type(array).__name__}: an array is needed, {_advice(array)}")
     backend = backend_of(array)
     array = backend.plain(array, name)
     kind = backend.kind(array.dtype)
@@ -44,6 +37,19 @@ def as_inexact(array: Any, name: str, like: Any = None) -> Array:
         default = xp.__array_namespace_info__().default_dtypes()["real floating"]
         return xp.astype(array, default if like is None else like)
     raise TypeError(f"{name} has dtype {array.dtype}: a floating dtype is needed")
+
+
+def _advice(given: Any) -> str:
+    """What would do for a thing that is no array."""
+    several = isinstance(given, (list, tuple)) and any(getattr(part, "shape", ()) for part in given)
+    if several or isinstance(given, Iterator):
+        return "give arrays and operators one by one"
+    if isinstance(given, dict):
+        return "blocks by name are BlockDiagonalOperator's"
+    table = hasattr(given, "__array__") and not hasattr(given, "matvec")  # of pandas, say
+    if hasattr(given, "shape") and not table:
+        return "or, of another library's operator, kronops.aslinearoperator(…)"
+    return "for example numpy.asarray"
 
 
 def as_matrix(array: Any, name: str, check_finite: bool = True) -> Array:

@@ -62,9 +62,10 @@ def _as_index(index: Any, size: int, axis: str) -> Index:
             raise TypeError
         return _in_range(operator.index(index), size, axis)
     except TypeError:
+        named = f"; a block by its name is op.blocks[{index!r}]" if isinstance(index, str) else ""
         raise IndexError(
             f"the {axis} index is {'None' if index is None else f'a {type(index).__name__}'}: "
-            f"an integer, a slice, or an array of integers or booleans would do"
+            f"an integer, a slice, or an array of integers or booleans would do{named}"
         ) from None
 
 

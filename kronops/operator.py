@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import itertools
@@ -270,7 +269,12 @@ class LinearOperator(Collection, ABC):
             if function is torch.Tensor.matmul and len(types) == 1 and not kwargs:
                 tensor, op = args  # Python itself would ask us after an error, which takes longer
                 return op.__rmatmul__(tensor)
-            return NotImplemented
+            if len(types) > 1:  # a tensor's own class may know what to do
+                return NotImplemented
+            raise TypeError(  # which Python takes for NotImplemented after tensor * op
+                f"an operator is no tensor, as torch's {function.__name__} needs: op.to_dense() "
+                f"gives its matrix, op @ x its product"
+            )
         # Its compiler hands ``op @ tensor`` over with the two exchanged, as if it were the other.
         raise TypeError(
             "torch.compile cannot tell op @ tensor from tensor @ op: write op.matvec(x), "
@@ -815,15 +819,15 @@ class LinearOperator(Collection, ABC):
     # -- explicit moves ------------------------------------------------------------------------
 
     def astype(self, dtype: Any) -> Self:
-        """The operator with its arrays in another floating dtype."""
-        dtype = getattr(self.backend.xp, dtype, None) if isinstance(dtype, str) else dtype
-        kind = ""
-        with contextlib.suppress(TypeError):  # what libraries say of a thing that is no dtype
-            kind = "" if dtype is None else self.backend.kind(dtype)
-        if not kind.endswith("floating"):
+        """The operator with its arrays in another floating dtype.
+
+        ``dtype`` is the library's own, its name, or NumPy's word for it: ``float``, ``"f4"``.
+        """
+        given, dtype = dtype, self.backend.floating_dtype(dtype)
+        if dtype is None:
             raise ValueError(
-                f"astype: dtype is no real or complex floating dtype of {self.backend.name}; "
-                f'"float32" and "complex128" are, for example'
+                f"astype: dtype = {given!r} is no real or complex floating dtype of "
+                f'{self.backend.name}; "float32" and "complex128" are, for example'
             )
         if self._complex and self.backend.kind(dtype) != "complex floating":
             raise ValueError(f"astype({dtype}) of a complex operator would lose imaginary parts")

@@ -7,8 +7,10 @@ import pytest
 
 import kronops
 from kronops import (
+    BlockDiagonalOperator,
     DenseOperator,
     IdentityOperator,
+    KroneckerOperator,
     KroneckerSumOperator,
     SeriesOperator,
     kron,
@@ -20,6 +22,15 @@ B = np.array([[4.0, 1.0, 0.0], [1.0, 5.0, 1.0], [0.0, 1.0, 6.0]])
 OP = kron(A, B)
 X = np.arange(1.0, 7)
 BATCH = np.random.default_rng(0).standard_normal((20, 2))
+
+
+class Table:
+    """What pandas' frames are to us: with a shape, and no array but for NumPy."""
+
+    shape = A.shape
+
+    def __array__(self, *_, **__):
+        return A
 
 
 REFUSED = {
@@ -45,6 +56,41 @@ REFUSED = {
     "a backend that is a list": (lambda: OP.to_backend([]), TypeError, "name is a list: a text"),
     "a dtype that is a number": (lambda: OP.astype(3), ValueError, "no real or complex"),
     "a dtype that is a dict": (lambda: OP.astype({}), ValueError, "no real or complex"),
+    "a dtype that is no dtype": (
+        lambda: OP.astype("float23"),
+        ValueError,
+        "astype: dtype = 'float23' is no real or complex",
+    ),
+    "factors without a list": (
+        lambda: KroneckerOperator(A, B),
+        TypeError,
+        "factors is a ndarray: a list of arrays",
+    ),
+    "factors as a generator": (
+        lambda: kron(factor for factor in (A, B)),
+        TypeError,
+        r"factors\[0\] is a generator: an array is needed, give arrays and operators one by one",
+    ),
+    "a table of another library": (
+        lambda: kron(Table(), B),
+        TypeError,
+        r"factors\[0\] is a Table: an array is needed, for example numpy\.asarray",
+    ),
+    "a vector that is a list of numbers": (
+        lambda: OP @ list(X),
+        TypeError,
+        r"x is a list: an array is needed, for example numpy\.asarray",
+    ),
+    "a block by its name, as an index": (
+        lambda: BlockDiagonalOperator({"hidden": A})["hidden"],
+        IndexError,
+        r"a block by its name is op\.blocks\['hidden'\]",
+    ),
+    "a file in no folder": (
+        lambda: kronops.save("no folder/covariance.npz", OP),
+        FileNotFoundError,
+        r"path = .*covariance\.npz: there is no folder .*no folder$",
+    ),
     "an identity like nothing": (lambda: IdentityOperator(3), TypeError, "like is a NoneType"),
     "a sum of two arguments": (
         lambda: KroneckerSumOperator(A, A),
@@ -101,6 +147,48 @@ def test_numbers_and_vectors_of_another_library(library):
     for call in (lambda x: OP @ x, lambda x: x @ OP, OP.solve):  # integers are not cast before
         with pytest.raises(TypeError, match="move one of them"):
             call(theirs.arange(6))
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "array_api_strict"])
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (float, "float64"),
+        (complex, "complex128"),
+        ("f4", "float32"),
+        (np.float32, "float32"),
+        (np.dtype(np.complex64), "complex64"),
+    ],
+)
+def test_dtypes_in_numpys_words(library, dtype, name):
+    theirs = pytest.importorskip(library)
+    single = kron(*(theirs.asarray(m, dtype=theirs.float32) for m in (A, B)))
+    cast = single.astype(dtype)
+    assert cast.dtype == getattr(theirs, name)
+    np.testing.assert_allclose(cast.to_backend("numpy").to_dense(), OP.to_dense())
+
+
+def test_torch_functions_refuse_operators_in_words():
+    torch = pytest.importorskip("torch")
+    op = OP.to_backend("torch")
+    tensor = torch.eye(6, dtype=torch.float64)
+    for call in (
+        lambda: torch.linalg.inv(op),
+        lambda: torch.matmul(op, tensor),
+        lambda: tensor.mv(op),
+    ):
+        with pytest.raises(TypeError, match=r"an operator is no tensor, .*: op\.to_dense\(\)"):
+            call()
+    with pytest.raises(TypeError, match=r"wrap the array"):
+        tensor + op
+    np.testing.assert_allclose((torch.asarray(2.0) * op).to_dense(), 2 * OP.to_dense())
+
+    class Other(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            return "theirs"
+
+    assert torch.mul(op, tensor.as_subclass(Other)) == "theirs"  # who else knows is asked
 
 
 def test_torch_vmap_of_refined_solves_and_of_damping():

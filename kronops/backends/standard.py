@@ -269,6 +269,22 @@ class Backend:
             self._kinds[dtype] = kind
         return kind
 
+    def floating_dtype(self, dtype: Any) -> Any:
+        """The library's dtype that ``dtype`` is or names, in its own words or NumPy's; None: none.
+
+        NumPy's are ``float``, ``"f4"``, ``np.float32`` and the like, whatever the library.
+        """
+        own = getattr(self.xp, dtype, None) if isinstance(dtype, str) else dtype
+        names = [own] if own is not None else []
+        with contextlib.suppress(TypeError, ValueError):  # of a dtype that NumPy does not know
+            if dtype is not None:  # which is float64 to NumPy
+                names.append(getattr(self.xp, np.dtype(dtype).name, None))
+        for name in names:
+            with contextlib.suppress(TypeError, AttributeError):  # of a thing that is no dtype
+                if self.kind(name).endswith("floating"):
+                    return name
+        return None
+
     def real_dtype(self, dtype: Any) -> Any:
         """The dtype of the real part."""
         if self.kind(dtype) != "complex floating":

@@ -103,6 +103,8 @@ def _replacing(path: Path) -> Iterator[Any]:
     replaces = path.exists()
     if replaces and not path.is_file():
         raise ValueError(f"path = {path} is no regular file: it would be replaced by one")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path = {path}: there is no folder {path.parent}")
     made = path.with_name(f".kronops-{secrets.token_hex(8)}")
     try:
         with made.open("xb") as file:

@@ -103,8 +103,9 @@ class KroneckerOperator(LinearOperator):
         check_finite: bool = True,
     ) -> None:
         flat: list[LinearOperator] = []
+        given = as_factors(factors, "factors", check_finite)  # first: KroneckerOperator(A, B)
         scalars = [as_scalar(scale, "scale")]
-        for factor in as_factors(factors, "factors", check_finite):
+        for factor in given:
             scalar, base = _unscaled(factor)
             scalars.append(scalar)
             if isinstance(base, KroneckerOperator):
