@@ -120,7 +120,8 @@ class Estimator(ABC):
         Parameters
         ----------
         inputs : array
-            What the layer was given, for each example.
+            What the layer was given, for each example. Tensors with a graph of autograd are
+            followed, and so keep the graphs of all batches: detach them if that is not meant.
         output_gradients : array
             Gradients of each example's own loss by what the layer gave. Several draws of them for
             the same inputs, along one more axis in front, are summed.

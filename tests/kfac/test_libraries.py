@@ -12,7 +12,7 @@ from libraries import LIBRARIES
 
 from kronops.backends import backend_of
 from kronops.backends.standard import Backend
-from kronops.kfac import Curvature, EmbeddingLayer, GradientLayer
+from kronops.kfac import Curvature, DenseLayer, EmbeddingLayer, GradientLayer
 
 NAMES = (
     "dense, kronecker",
@@ -115,6 +115,26 @@ def test_states_load_onto_a_device() -> None:
         assert loaded.operator().device == device
     with pytest.raises(ValueError, match="NumPy"):
         loaded.load_state_dict({"norm": layer.state_dict()}, backend="NumPy")
+
+
+def test_autograd_goes_through_estimators_in_torch() -> None:
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(0)
+    inputs, gradients = (
+        torch.randn(6, size, generator=generator, dtype=torch.float64, requires_grad=True)
+        for size in (3, 2)
+    )
+
+    def logdets(a: Any, g: Any) -> tuple[Any, ...]:
+        layer = DenseLayer(bias=True)
+        layer.update(a, g)
+        layer.update(2 * a, g, decay=0.5)
+        return tuple(layer.operator(0.1, method).logdet() for method in ("factored", "exact"))
+
+    assert torch.autograd.gradcheck(logdets, (inputs, gradients))
+    detached = DenseLayer()
+    detached.update(inputs.detach(), gradients.detach())
+    assert not any(moment.requires_grad for moment in detached.moments)
 
 
 @every_library
