@@ -1216,6 +1216,11 @@ class LinearOperator(Collection, ABC):
                 f"{name} is an array of {found.name}, the operator's are of "
                 f"{backend.name}: move one of them (op.to_backend)"
             )
+        if _is_structured(x):
+            raise TypeError(
+                f"{name} is a {type(x).__name__}: a flat array is needed; op.multiply and "
+                f"op.multiply_inverse take structured vectors"
+            )
         x = as_inexact(x, name, like=self.dtype)
         if found is backend and not backend.same_device(x, self.device):
             raise TypeError(
@@ -1306,6 +1311,14 @@ def _untracked(array: Array) -> Array:
     backend = backend_of(array)
     values = backend.values(array) if backend.is_tracked(array) else array
     return array if values is None else values
+
+
+def _is_structured(vector: Any) -> bool:
+    """Whether it is a dict, list or tuple of vectors; not a list of numbers."""
+    several = isinstance(vector, (list, tuple))
+    return isinstance(vector, dict) or (
+        several and any(isinstance(v, (dict, tuple)) or getattr(v, "shape", ()) for v in vector)
+    )
 
 
 def common_shape(ops: tuple[LinearOperator, ...], which: str) -> Shape:

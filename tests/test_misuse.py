@@ -81,6 +81,21 @@ REFUSED = {
         TypeError,
         r"x is a list: an array is needed, for example numpy\.asarray",
     ),
+    "a gradient by the names of layers, to solve with": (
+        lambda: BlockDiagonalOperator({"hidden": A}).solve({"hidden": X[:2]}),
+        TypeError,
+        "b is a dict: a flat array is needed; op.multiply and op.multiply_inverse take",
+    ),
+    "weights and bias, to multiply by @": (
+        lambda: OP @ (np.ones((1, 3)), np.ones(3)),
+        TypeError,
+        "x is a tuple: a flat array is needed; op.multiply and op.multiply_inverse take",
+    ),
+    "a grid for a solver": (
+        lambda: kronops.linalg.cg(OP, X.reshape(2, 3)),
+        ValueError,
+        r"b has shape \(2, 3\), A \(6, 6\): .* would do; b.reshape\(-1\) would do",
+    ),
     "a block by its name, as an index": (
         lambda: BlockDiagonalOperator({"hidden": A})["hidden"],
         IndexError,
@@ -166,6 +181,13 @@ def test_dtypes_in_numpys_words(library, dtype, name):
     cast = single.astype(dtype)
     assert cast.dtype == getattr(theirs, name)
     np.testing.assert_allclose(cast.to_backend("numpy").to_dense(), OP.to_dense())
+
+
+@pytest.mark.filterwarnings("error::kronops.DensificationWarning")
+@pytest.mark.parametrize("order", [1, 2, np.inf, "nuc"])
+def test_norms_of_an_inverse_write_nothing_out(order):
+    want = np.linalg.norm(np.linalg.inv(OP.to_dense()), order)
+    np.testing.assert_allclose(OP.inverse().norm(order), want, rtol=1e-13)
 
 
 def test_torch_functions_refuse_operators_in_words():

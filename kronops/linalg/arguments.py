@@ -115,9 +115,9 @@ def _as_vector(vector: Any, name: str, A: Any, size: int, like: Any) -> Array:
     """``(n,)`` of a vector ``(n,)`` or ``(n, 1)``, in a floating dtype."""
     vector = as_inexact(vector, name, like=like)
     if tuple(vector.shape) not in ((size,), (size, 1)):
-        raise ValueError(
-            f"{name} has shape {tuple(vector.shape)}, A {tuple(A.shape)}: "
-            f"({size},) or ({size}, 1) would do"
-            + (compared(name, tuple(vector.shape), (size,), "A") if vector.ndim else "")
-        )
+        shape = tuple(vector.shape)
+        words = f"{name} has shape {shape}, A {tuple(A.shape)}: ({size},) or ({size}, 1) would do"
+        if shape == getattr(A, "domain_shape", None):
+            raise ValueError(f"{words}; {name}.reshape(-1) would do")
+        raise ValueError(words + (compared(name, shape, (size,), "A") if shape else ""))
     return backend_of(vector).xp.reshape(vector, (size,))

@@ -140,6 +140,12 @@ class InverseOperator(LinearOperator):
         spectrum.check_condition(values, True, "the operator that is inverted")
         return right, spectrum.reciprocal(values, "the operator that is inverted"), left
 
+    def _norm(self, ord: Any) -> Array:
+        if ord == "fro" or not isinstance(self.base, DenseOperator):
+            return super()._norm(ord)
+        # A matrix's inverse is a matrix: no structure is lost.
+        return DenseOperator(self._to_dense(), check_finite=False)._norm(ord)
+
     def _power(self, p: float) -> LinearOperator:
         return self.base.power(-p)
 
