@@ -412,10 +412,17 @@ def test_few_columns_of_whole_vectors_are_gathered(monkeypatch):
         (2, 20, [20, 20]),
         (3, 1, [3]),
         (16, 1, [16]),
-        (17, 1, [16, 1]),
+        (17, 1, [17]),
+        (4, 2, [8]),
+        (9, 2, [16, 2]),
     ],
 )
-def test_columns_of_several_slices_are_multiplied_at_once(monkeypatch, left, right, widths):
+@pytest.mark.parametrize(
+    "dtype, atol", [("f4", 1e-5), ("f8", 1e-13), ("c8", 1e-5), ("c16", 1e-13), ("g", 1e-13)]
+)
+def test_columns_of_several_slices_are_multiplied_at_once(
+    monkeypatch, left, right, widths, dtype, atol
+):
     monkeypatch.setattr(pieces, "FEW", 4)
     tall, found = pieces._tall, []
 
@@ -424,10 +431,10 @@ def test_columns_of_several_slices_are_multiplied_at_once(monkeypatch, left, rig
         return tall(matrix, x)
 
     monkeypatch.setattr(pieces, "_tall", noted)
-    matrix, x = draw(4, 3), draw(left, 3, right)
+    matrix, x = draw(4, 3).astype(dtype), draw(left, 3, right).astype(dtype)
     made = pieces._gathered(matrix, left, right, x.reshape(-1))
     assert made.flags.c_contiguous
-    np.testing.assert_allclose(made.reshape(left, 4, right), matrix @ x, atol=1e-13)
+    np.testing.assert_allclose(made.reshape(left, 4, right), matrix @ x, atol=atol)
     assert found == [(3, width) for width in widths]
 
 

@@ -31,6 +31,7 @@ _ALONE = 2**16  # numbers that are not worth a thread
 _SHARED = 10**7  # multiplications by a few columns that are worth threads
 _ROWS = 32  # of tiles below which what is left of eight rows, which BLAS takes at once, counts
 _WIDE = 512  # columns of tiles below which rows far apart collide in the cache
+_NUMBERS = {8: np.dtype(np.uint64), 16: np.dtype(np.complex128)}  # by bytes
 
 
 def program(plan: Plan, functions: Sequence[Operand], given: Any, dtype: Any) -> Function:
@@ -140,18 +141,30 @@ def _plain(multiply: _Multiplication) -> Function:
 def _gathered(matrix: Array, left: int, right: int, x: Array) -> Array:
     """The columns of many slices side by side, multiplied at once."""
     rows, columns = matrix.shape
-    x = x.reshape(left, columns, right)
     if left == 1:
-        return _tall(matrix, x[0])
-    some = max(1, 4 * FEW // right)
-    if left <= some:
-        product = _tall(matrix, x.swapaxes(0, 1).reshape(columns, -1))
-        return np.ascontiguousarray(product.reshape(rows, left, right).swapaxes(0, 1))
+        return _tall(matrix, x.reshape(columns, right))
+    if right == 1:
+        beside = np.ascontiguousarray(x.reshape(left, columns).T)
+        return np.ascontiguousarray(_tall(matrix, beside).T)
+    x = np.ascontiguousarray(x.reshape(left, columns, right))
     made = np.empty((left, rows, right), matrix.dtype)
+    some = max(1, 4 * FEW // right)
     for start in range(0, left, some):
-        slices = x[start : start + some].swapaxes(0, 1)
-        product = _tall(matrix, slices.reshape(columns, -1))
-        made[start : start + some] = product.reshape(rows, -1, right).swapaxes(0, 1)
+        slices = x[start : start + some]
+        beside = _turned(slices, np.empty((columns, len(slices), right), matrix.dtype))
+        product = _tall(matrix, beside.reshape(columns, -1))
+        _turned(product.reshape(rows, -1, right), made[start : start + some])
+    return made
+
+
+def _turned(x: Array, made: Array) -> Array:
+    """``made``, filled with ``x``, its first two axes swapped.
+
+    What lies along the last is copied as one number if there is one of that size: inner loops
+    over two numbers take NumPy several times as long.
+    """
+    number = _NUMBERS.get(x.shape[-1] * x.itemsize, x.dtype)
+    np.copyto(made.view(number), x.view(number).swapaxes(0, 1))
     return made
 
 
