@@ -5,6 +5,7 @@ Every check names the argument, what it was, and what would do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,14 +13,15 @@ from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 
 __all__ = [
+    "as_finite",
     "as_inexact",
     "as_matrix",
     "as_vector",
-    "check_finite_values",
     "epsilon",
     "hermitian_to_rounding",
     "is_complex",
     "is_hermitian",
+    "nan_unless",
 ]
 
 
@@ -67,16 +69,29 @@ def _snapshot(array: Any, name: str, check_finite: bool, axes: int, needed: str)
     if array.ndim != axes:
         raise ValueError(f"{name} has shape {tuple(array.shape)}: {needed}")
     if check_finite:
-        check_finite_values(array, name)
+        array = as_finite(array, name)
     return backend_of(array).snapshot(array)
 
 
-def check_finite_values(array: Array, name: str) -> None:
-    """Refuse NaN and infinity anywhere in ``array``, where its values can be seen."""
+def as_finite(array: Array, name: str) -> Array:
+    """``array``: NaN and infinity are refused, or make all of it NaN where nobody sees them."""
     backend = backend_of(array)
     values = backend.values(array)
-    if values is not None and not backend.all_finite(values):
+    if values is None:
+        if backend.lazy:  # where a chunk would have to wait for all others
+            return array
+        return nan_unless(backend.xp.all(backend.xp.isfinite(array)), array)
+    if not backend.all_finite(values):
         raise ValueError(f"{name} has NaN or infinite entries (check_finite=False lets them pass)")
+    return array
+
+
+def nan_unless(holds: Array, array: Array) -> Array:
+    """``array``, and its derivatives, times NaN unless the condition holds, which nobody sees."""
+    backend = backend_of(array)
+    xp = backend.xp
+    one = xp.ones((), dtype=backend.real_dtype(array.dtype), device=backend.device(array))
+    return array * xp.where(holds, one, math.nan)
 
 
 def epsilon(array: Array) -> float:

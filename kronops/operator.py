@@ -32,7 +32,7 @@ from kronops.indexing import Index, as_indices
 from kronops.lazy_parts import Collection, replaced
 from kronops.normals import Normals
 from kronops.rendering import as_html
-from kronops.scalars import Scalar, as_integer, as_multiplier, as_nonnegative, as_scalar
+from kronops.scalars import Scalar, as_flag, as_integer, as_multiplier, as_nonnegative, as_scalar
 from kronops.vectors import Shape, Vector, flatten, same_form, size_of
 
 __all__ = ["EighResult", "LinearOperator", "SVDResult", "SlogdetResult"]
@@ -387,7 +387,7 @@ class LinearOperator(Collection, ABC):
         array([[0.5 , 0.  ],
                [0.  , 0.25]])
         """
-        if refine:
+        if as_flag(refine, "refine"):
             return self._kept_refined_inverse
         original: LinearOperator | None = self.__dict__.get("_original", lambda: None)()
         if original is not None:
@@ -742,6 +742,7 @@ class LinearOperator(Collection, ABC):
         True
         """
         self._require_square("sample")
+        inverse = as_flag(inverse, "inverse")
         given = shape if isinstance(shape, (tuple, list)) else (shape,)
         sizes = tuple(as_integer(size, "a size of shape") for size in given)
         scaling.require_writable(self.shape[0] * math.prod(sizes))

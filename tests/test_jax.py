@@ -1341,3 +1341,31 @@ def test_stein_solve_where_the_values_of_one_side_are_seen(batched):
 
     made = jax.vmap(solved)(sides[batched][None, ...])
     np.testing.assert_allclose(made[0, ...], solved(sides[batched]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("entry", [np.inf, np.nan])
+@pytest.mark.parametrize("place", [(0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("assume", [None, "symmetric", "positive definite"])
+def test_what_is_not_finite_is_nan_under_jit(entry, place, assume):
+    spoilt = jnp.asarray([[2.0, 1.0], [1.0, 3.0]]).at[place].set(entry)
+    for function in (
+        lambda op: op.solve(jnp.ones(2)),
+        lambda op: op.trace(),
+        lambda op: op.pinv() @ jnp.ones(2),
+        lambda op: op.damped(0.1).logdet(),
+    ):
+        made = jax.jit(lambda m, f=function: f(kronops.DenseOperator(m, assume)))(spoilt)
+        assert jnp.all(jnp.isnan(made))
+
+
+def test_what_is_claimed_falsely_is_nan_under_jit():
+    tilted = jnp.asarray([[2.0, 1.0], [0.5, 3.0]])
+    for claim in ("symmetric", "positive definite"):
+        for function in (
+            lambda op: op @ jnp.ones(2),
+            lambda op: op.solve(jnp.ones(2)),
+            lambda op: op.eigh().eigenvalues,
+            lambda op: op.damped(0.1).solve(jnp.ones(2)),
+        ):
+            of_matrix = lambda m, f=function, c=claim: f(kronops.DenseOperator(m, c))  # noqa: E731
+            assert jnp.all(jnp.isnan(jax.jit(of_matrix)(tilted)))

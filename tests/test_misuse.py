@@ -265,3 +265,20 @@ def test_a_model_that_takes_no_tap():
     curvature = capture(lambda params, x: x @ params["w"], params, {"w": DenseLayer()})
     with pytest.raises(TypeError, match=r"model takes \(params, x\): \(params, inputs, tap\)"):
         curvature.update(params, (x, x), "gaussian", "exact")
+
+
+@pytest.mark.parametrize("flag", ["no", 2, np.ones(2), [True]])
+def test_texts_and_arrays_are_no_flags(flag):
+    """A text would count as true, whatever it says."""
+    op = kronops.kron(np.eye(2), np.eye(3))
+    rng = np.random.default_rng(0)
+    for call, name in (
+        (lambda: op.inverse(refine=flag), "refine"),
+        (lambda: op.solve(np.ones(6), refine=flag), "refine"),
+        (lambda: op.damped(0.1, refine=flag), "refine"),
+        (lambda: op.sample(rng, inverse=flag), "inverse"),
+        (lambda: kronops.backends.settings(compiled=flag).__enter__(), "compiled"),
+    ):
+        with pytest.raises(TypeError, match=f"{name} = .*True"):
+            call()
+    assert op.inverse(refine=0) is op.inverse(refine=np.False_)

@@ -22,9 +22,10 @@ from kronops import (
     block_diag,
     kron,
 )
-from kronops.backends import backend_of
+from kronops.backends import backend_of, settings
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
@@ -908,12 +909,28 @@ def test_sparse_tensors_are_refused():
     eye = torch.eye(3)
     for sparse in (eye.to_sparse(), eye.to_sparse_csr()):
         for build in (DenseOperator, DiagonalOperator, lambda m: kron(m, eye)):
-            with pytest.raises(TypeError, match="sparse tensor: make it dense"):
+            with pytest.raises(TypeError, match=r"layout torch.sparse_\w+: make it dense"):
                 build(sparse)
-    with pytest.raises(TypeError, match="x is a sparse tensor"):
+    with pytest.raises(TypeError, match="x is a tensor of layout"):
         DenseOperator(eye) @ torch.ones(3).to_sparse()
-    with pytest.raises(TypeError, match="b is a sparse tensor"):
+    with pytest.raises(TypeError, match="b is a tensor of layout"):
         DenseOperator(eye).solve(torch.ones(3).to_sparse())
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
+def test_tensors_that_are_no_arrays_of_numbers_are_refused_in_words():
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    eye = torch.eye(3)
+    for given, words in (
+        (nested, "x is a nested tensor"),
+        (torch.ones(3).to(torch.float8_e4m3fn), "float8_e4m3fn.*cast it first, to float32"),
+        (torch.ones(3).to_mkldnn(), "layout torch._mkldnn: make it dense"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            DenseOperator(eye) @ given
+    with pytest.raises(TypeError, match=r"complex32.*cast it first, to complex64"):
+        DenseOperator(eye.to(torch.complex32))
 
 
 def test_parameters_are_tensors():
@@ -973,6 +990,15 @@ def test_shapes_on_the_meta_device():
     assert {(array.shape, array.device.type) for array in arrays} == {(x.shape, "meta")}
     assert op.to_device("meta").shape == (6, 6)
     assert op.slogdet().logabsdet.device.type == "meta"
+
+
+def test_schur_forms_on_the_meta_device():
+    op = kron(matrix("general", 3), matrix("general", 2)).to_device("meta").damped(0.1)
+    x = torch.empty(6, dtype=REAL, device="meta")
+    assert (op.solve(x).shape, op.solve(x).device.type, op.logdet().shape) == ((6,), "meta", ())
+    for move in (lambda: op.to_device("cpu"), lambda: op.to_backend("numpy")):
+        with pytest.raises(TypeError, match="meta device has a shape and no values"):
+            move()
 
 
 def test_failures_are_those_of_kronops():
@@ -1148,10 +1174,11 @@ def test_a_determinant_of_zero_is_no_error_under_vmap_either():
         assert vmap(lambda m: DenseOperator(m).logdet())(matrix_[None]) == -torch.inf
 
 
-def test_what_is_claimed_enters_as_its_hermitian_part_under_vmap():
-    """Which cannot be checked there; so no answer depends on the triangle that is read."""
+def test_what_is_claimed_falsely_is_nan_under_vmap():
+    """Where nothing can be refused; what differs from its adjoint by rounding is no false claim."""
     drawn = torch.stack([matrix("definite", 3, seed) for seed in range(2)])
     tilted = drawn + torch.tensor([[0, 0.5, 0], [-0.5, 0, 0.1], [0, -0.1, 0]], dtype=REAL)
+    rounded = drawn + torch.triu(2e-16 * drawn, 1)
     x = vector(3)
     for claim in ("symmetric", "positive definite"):
         for function in (
@@ -1160,12 +1187,28 @@ def test_what_is_claimed_enters_as_its_hermitian_part_under_vmap():
             lambda op: op.logdet(),
             lambda op: op.damped(0.5).solve(x),
             lambda op: op.eigh().eigenvalues,
+            lambda op: op.trace(),
             lambda op: kron(op, op).damped(0.5).logdet(),
         ):
             of_matrix = lambda m, f=function, c=claim: f(DenseOperator(m, c))  # noqa: E731
-            torch.testing.assert_close(vmap(of_matrix)(tilted), vmap(of_matrix)(drawn))
+            assert vmap(of_matrix)(tilted).isnan().all()
             wanted = torch.stack([of_matrix(m) for m in drawn])
-            torch.testing.assert_close(vmap(of_matrix)(drawn), wanted)
+            torch.testing.assert_close(vmap(of_matrix)(rounded), wanted)
+
+
+@pytest.mark.parametrize("entry", [torch.inf, torch.nan])
+def test_what_is_not_finite_is_nan_under_vmap(entry):
+    x = torch.ones(4, dtype=REAL)
+    spoilt = matrix("definite", 2).clone()
+    spoilt[0, 1] = entry
+    for function in (
+        lambda m: DenseOperator(m).solve(x[:2]),
+        lambda m: DenseOperator(m).trace(),
+        lambda m: kron(m, m).damped(0.5, "factored").solve(x),
+        lambda m: DiagonalOperator(m).solve(x),
+    ):
+        assert vmap(function)(spoilt[None]).isnan().all()
+        assert grad(lambda m, f=function: vmap(f)(m[None]).sum())(spoilt).isnan().all()
 
 
 def test_singular_schur_forms_are_seen_even_when_differentiated():
@@ -1346,6 +1389,23 @@ class TestHost:
         op @ x.clone().requires_grad_()  # for what the operator keeps is no part of the record
         recorded = trace(lambda y: op.multiply(y), x)
         torch.testing.assert_close(recorded(2 * x), op @ (2 * x))
+
+    def test_what_is_first_used_by_tensors_without_numbers_is_right_later(self):
+        factors = [matrix("definite", n) for n in (3, 4)]
+        op, x = kron(*factors).damped(0.1), vector(12)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert op.solve(torch.ones(12, dtype=REAL)).shape == (12,)
+        wanted = torch.linalg.solve(self.dense(factors) + 0.1 * torch.eye(12, dtype=REAL), x)
+        torch.testing.assert_close(op.solve(x), wanted)
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_infinities_are_made_without_a_word(self, threads):
+        """As by PyTorch, whatever NumPy was told to say."""
+        diagonal = DiagonalOperator(torch.zeros(600, dtype=REAL))
+        x = torch.full((360_000,), torch.inf, dtype=REAL)
+        with np.errstate(all="raise"), settings(threads=threads, compiled=False):
+            assert (kron(diagonal, diagonal) @ x).isnan().all()
+            assert (kron(diagonal, torch.ones(600, 600, dtype=REAL)) @ x).isnan().all()
 
     def test_what_is_first_used_in_a_transformation_is_taken_later(self):
         op, x = kron(*self.factors()), torch.randn(120, dtype=REAL)

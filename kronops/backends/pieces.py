@@ -7,6 +7,7 @@ below the size from which BLAS starts threads of its own.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import itertools
 import math
@@ -232,12 +233,16 @@ def _parts(batch: tuple[int, ...], threads: int) -> list[Any]:
 
 
 def _share(function: Callable[[Any], object], parts: Sequence[Any]) -> None:
-    """Call ``function`` with each part, in a thread for each; errors are raised here."""
+    """Call ``function`` with each part, in a thread for each; errors are raised here.
+
+    In the context of the caller, whose `numpy.errstate` is a part of it.
+    """
     if len(parts) == 1:
         function(parts[0])
         return
+    calls = [functools.partial(contextvars.copy_context().run, function, part) for part in parts]
     with ThreadPoolExecutor(len(parts)) as pool:
-        list(pool.map(function, parts))
+        list(pool.map(lambda call: call(), calls))
 
 
 # -- several steps on pieces -----------------------------------------------------------------------

@@ -71,7 +71,9 @@ def settings(*, threads: int | None = None, compiled: bool | None = None) -> Ite
             raise ValueError(f"threads = {threads!r}: 1 or more would do")
         chosen = chosen._replace(threads=operator.index(threads))
     if compiled is not None:
-        chosen = chosen._replace(compiled=bool(compiled))
+        if not isinstance(compiled, bool):
+            raise TypeError(f"compiled = {compiled!r}: True, False or None would do")
+        chosen = chosen._replace(compiled=compiled)
     token = _CURRENT.set(chosen)
     try:
         yield chosen

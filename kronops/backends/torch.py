@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _disable_current_modes
 
 from kronops.backends.standard import (
     NO_DERIVATIVE,
@@ -32,6 +33,7 @@ _FLOATING = {torch.float32, torch.float64, torch.complex64, torch.complex128}
 _THIN = 16  # rows of a matrix whose transpose is multiplied faster if it is written out
 _MERGED = 128  # the largest factor made of several
 _NOTHING = contextlib.nullcontext()
+_NO_VALUES = "a tensor on the meta device has a shape and no values: move those of the real one"
 
 
 class TorchBackend(Backend):
@@ -79,7 +81,7 @@ class TorchBackend(Backend):
 
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
-        """Outside `torch.func`, inference mode and forward mode."""
+        """Outside `torch.func`, inference and forward mode, and what records or fakes tensors."""
         if torch.compiler.is_compiling() or _is_eager():
             yield
             return
@@ -89,6 +91,7 @@ class TorchBackend(Backend):
             _no_autocast("cuda"),
             torch.inference_mode(False),
             forward_ad._set_fwd_grad_enabled(False),
+            _disable_current_modes(),
         ):
             yield
 
@@ -116,6 +119,7 @@ class TorchBackend(Backend):
             and array.dtype in _FLOATING
             and array.device == device
             and array.layout is torch.strided
+            and not array.is_nested
         )
 
     def plain(self, array: Array, name: str) -> Array:
@@ -125,8 +129,19 @@ class TorchBackend(Backend):
                 f"{name} is a DTensor: apply the operator to its shards, by PyTorch's local_map "
                 f"(torch.distributed.tensor.experimental), or take {name}.full_tensor()"
             )
+        if array.is_nested:
+            raise TypeError(f"{name} is a nested tensor: give its parts one by one (unbind)")
         if array.layout != torch.strided:
-            raise TypeError(f"{name} is a sparse tensor: make it dense first (tensor.to_dense())")
+            raise TypeError(
+                f"{name} is a tensor of layout {array.layout}: make it dense first "
+                f"(tensor.to_dense())"
+            )
+        stored = array.is_floating_point() and array.dtype.itemsize == 1
+        if stored or array.dtype == torch.complex32:
+            raise TypeError(
+                f"{name} has dtype {array.dtype}, in which PyTorch stores but hardly computes: "
+                f"cast it first, to {'complex64' if array.is_complex() else 'float32'}"
+            )
         return array
 
     def reshape(self, array: Array, shape: tuple[int, ...]) -> Array:
@@ -145,10 +160,18 @@ class TorchBackend(Backend):
         """The tensor's own."""
         return array.device
 
+    def to_device(self, array: Array, device: Any) -> Array:
+        """``tensor.to``; a `TypeError` where there are no values to move."""
+        if array.device.type == "meta" and torch.device(device).type != "meta":
+            raise TypeError(_NO_VALUES)
+        return array.to(device)
+
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
         """A copy on the host, out of autograd."""
         if array.dtype == torch.bfloat16:
             raise TypeError("NumPy has no bfloat16: cast the operator first (op.astype('float32'))")
+        if array.device.type == "meta":
+            raise TypeError(_NO_VALUES)
         host: np.ndarray[Any, Any] = array.detach().cpu().resolve_conj().resolve_neg().numpy()
         return host
 
@@ -229,6 +252,9 @@ class TorchBackend(Backend):
 
     def schur(self, matrix: Array) -> tuple[Array, Array]:
         """On the host, also for batches; without derivatives."""
+        if matrix.device.type == "meta":
+            empty = torch.empty_like(matrix, dtype=matrix.dtype.to_complex())
+            return empty, torch.empty_like(empty)
         if not self.is_tracked(matrix):
             return super().schur(matrix)
         triangle, basis = _Schur.apply(self, matrix)
@@ -343,6 +369,7 @@ def _is_eager() -> bool:
         or torch.is_autocast_enabled("cuda")
         or torch.is_inference_mode_enabled()
         or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack()
     )
 
 

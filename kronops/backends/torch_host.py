@@ -69,7 +69,12 @@ class HostTensors:
             for operand, (sweep, step) in zip(operands, plan.steps, strict=True)
         ]
         multiply = pieces.program(plan, functions, _DTYPES[given], _DTYPES[dtype])
-        return lambda x: torch.from_numpy(multiply(_view(x)))
+
+        @np.errstate(all="ignore")  # as PyTorch has it: infinities without a word
+        def run(x: Array) -> Array:
+            return torch.from_numpy(multiply(_view(x)))
+
+        return run
 
     def _apply(self, op: Any, view: tuple[int, int, int], x: Array) -> Array:
         return _view(self._tensors.apply_operator(op, torch.from_numpy(x), view))

@@ -13,7 +13,7 @@ from kronops import spectrum, tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached, fact
-from kronops.checks import as_matrix, hermitian_to_rounding, is_hermitian
+from kronops.checks import as_matrix, hermitian_to_rounding, is_hermitian, nan_unless
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
 from kronops.explaining import Account, dense_account
@@ -138,12 +138,18 @@ class DenseOperator(LinearOperator):
 
     @cached
     def _entries(self) -> Array:
-        """The matrix; its Hermitian part if it is claimed Hermitian, and varies or is hidden."""
+        """The matrix; its Hermitian part if it is claimed Hermitian, and varies or is hidden.
+
+        NaN, if it is hidden that the claim is false.
+        """
         claimed = self.assume in ("symmetric", "positive definite")
-        hidden = self._tracked or self.backend.values(self.matrix) is None
-        if not (claimed and hidden):
+        hidden = self.backend.values(self.matrix) is None
+        if not (claimed and (hidden or self._tracked)):
             return self.matrix
-        return 0.5 * self.matrix + 0.5 * self.backend.adjoint(self.matrix)
+        part = 0.5 * self.matrix + 0.5 * self.backend.adjoint(self.matrix)
+        if not hidden or self.backend.lazy:
+            return part
+        return nan_unless(hermitian_to_rounding(self.matrix), part)
 
     def _apply_last(self, x: Array) -> Array:
         return self.backend.xp.matmul(x, self._transposed)
@@ -421,11 +427,13 @@ class DenseOperator(LinearOperator):
     @property
     def _hermitian_or_nan(self) -> Array | None:
         """One where the matrix is Hermitian, else NaN; None where that is certain already."""
-        if self.hermitian or self.backend.values(self.matrix) is not None:
+        believed = self.hermitian and self.backend.lazy
+        if believed or self.backend.values(self.matrix) is not None:
             return None
-        xp = self.backend.xp
-        one = xp.ones((), dtype=self.backend.real_dtype(self.dtype), device=self.device)
-        return xp.where(hermitian_to_rounding(self.matrix), one, math.nan)
+        one = self.backend.xp.ones(
+            (), dtype=self.backend.real_dtype(self.dtype), device=self.device
+        )
+        return nan_unless(hermitian_to_rounding(self.matrix), one)
 
     def _require_hermitian(self) -> None:
         visible = self.backend.values(self.matrix) is not None

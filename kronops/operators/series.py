@@ -17,7 +17,7 @@ from kronops.explaining import Account
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.diagonal import DiagonalOperator
-from kronops.scalars import Scalar, as_integer, as_nonnegative
+from kronops.scalars import Scalar, as_flag, as_integer, as_nonnegative
 from kronops.scaling import dtype_exponent
 from kronops.series_sums import stein_powers, stein_solve, weights
 from kronops.vectors import as_layout, in_layout
@@ -120,7 +120,7 @@ class SeriesOperator(LinearOperator):
                 as_nonnegative(d_in, "factor_damping[0]", inputs[0]),
                 as_nonnegative(d_out, "factor_damping[1]", inputs[0]),
             ),
-            "signed": _as_flag(signed, "signed"),
+            "signed": as_flag(signed, "signed"),
             "layout": as_layout(layout),
         }
         for name, content in fields.items():
@@ -525,12 +525,6 @@ def _as_moments(moments: Any, name: str, check_finite: bool) -> Moments:
     if backend_of(c0).values(c0) is not None and not is_hermitian(c0):
         raise ValueError(f"{name}[0] does not equal its adjoint: a second moment does")
     return c0, c1
-
-
-def _as_flag(value: Any, name: str) -> bool:
-    if value not in (True, False):  # a text, such as "no", would count as true
-        raise TypeError(f"{name} = {value!r}: True or False is needed")
-    return bool(value)
 
 
 def _as_timesteps(timesteps: Any, like: Array) -> int:
