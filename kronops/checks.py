@@ -13,11 +13,12 @@ from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 
 __all__ = [
-    "as_finite",
     "as_inexact",
     "as_matrix",
     "as_vector",
+    "check_finite_values",
     "epsilon",
+    "finite_or_nan",
     "hermitian_to_rounding",
     "is_complex",
     "is_hermitian",
@@ -69,21 +70,28 @@ def _snapshot(array: Any, name: str, check_finite: bool, axes: int, needed: str)
     if array.ndim != axes:
         raise ValueError(f"{name} has shape {tuple(array.shape)}: {needed}")
     if check_finite:
-        array = as_finite(array, name)
+        check_finite_values(array, name)
     return backend_of(array).snapshot(array)
 
 
-def as_finite(array: Array, name: str) -> Array:
-    """``array``: NaN and infinity are refused, or make all of it NaN where nobody sees them."""
+def check_finite_values(array: Array, name: str) -> None:
+    """Refuse NaN and infinity anywhere in ``array``, where its values can be seen."""
     backend = backend_of(array)
     values = backend.values(array)
-    if values is None:
-        if backend.lazy:  # where a chunk would have to wait for all others
-            return array
-        return nan_unless(backend.xp.all(backend.xp.isfinite(array)), array)
-    if not backend.all_finite(values):
+    if values is not None and not backend.all_finite(values):
         raise ValueError(f"{name} has NaN or infinite entries (check_finite=False lets them pass)")
-    return array
+
+
+def finite_or_nan(array: Array) -> Array:
+    """``array``, all of it NaN if an entry is not finite, where nobody sees that.
+
+    For what is made of it other than sums of products, which carry NaN and infinity on: a quotient
+    by infinity is zero.
+    """
+    backend = backend_of(array)
+    if backend.values(array) is not None or backend.lazy:  # a chunk would wait for all others
+        return array
+    return nan_unless(backend.xp.all(backend.xp.isfinite(array)), array)
 
 
 def nan_unless(holds: Array, array: Array) -> Array:

@@ -23,7 +23,7 @@ from kronops.backends import (
 )
 from kronops.backends.standard import Array, Backend
 from kronops.caching import cached, fact
-from kronops.checks import as_inexact
+from kronops.checks import as_inexact, finite_or_nan
 from kronops.columns import submatrix
 from kronops.drawing import joined
 from kronops.errors import DensificationWarning, LinAlgError, warn
@@ -1085,7 +1085,7 @@ class LinearOperator(Collection, ABC):
     @cached
     def _schur_form(self) -> tuple[Array, Array]:
         """Upper triangular ``T`` and unitary ``Z``, complex, with ``Z T Zᴴ = op``."""
-        return self.backend.schur(self._to_dense())
+        return self.backend.schur(finite_or_nan(self._to_dense()))
 
     @cached
     def _densified(self) -> LinearOperator:

@@ -16,6 +16,7 @@ import numpy as np
 
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
+from kronops.checks import finite_or_nan
 
 __all__ = [
     "Scalar",
@@ -78,9 +79,10 @@ def as_multiplier(value: Any, name: str, like: Array) -> Scalar:
     seen = backend.values(value)
     if seen is not None:
         as_scalar(seen, name)
+    kind = backend.real_dtype(dtype)
     if _is_complex(value):
-        return backend.xp.astype(value, backend.xp.result_type(dtype, backend.xp.complex64))
-    return backend.xp.astype(value, backend.real_dtype(dtype))
+        kind = backend.xp.result_type(dtype, backend.xp.complex64)
+    return finite_or_nan(backend.xp.astype(value, kind))
 
 
 def as_nonnegative(value: Any, name: str, like: Array | None = None) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
-from kronops.checks import epsilon, is_complex
+from kronops.checks import epsilon, finite_or_nan, is_complex
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 from kronops.scalars import Scalar, is_real
 from kronops.scaling import require_writable, rescale
@@ -69,7 +69,7 @@ def reciprocal(eigenvalues: Array, what: str) -> Array:
     backend = backend_of(eigenvalues)
     values = backend.values(eigenvalues)
     if values is None:
-        return 1.0 / backend.xp.where(eigenvalues == 0, math.nan, eigenvalues)
+        return 1.0 / backend.xp.where(eigenvalues == 0, math.nan, finite_or_nan(eigenvalues))
     if bool(backend.xp.any(values == 0)):
         raise LinAlgError(f"{what} is singular (a zero eigenvalue): add damping")
     return 1.0 / eigenvalues
@@ -86,7 +86,7 @@ def exp(eigenvalues: Array, what: str) -> Array:
                 f"{what} has an eigenvalue of real part {largest:.4g}, whose exponential is out of "
                 f"the range of {values.dtype}"
             )
-    return xp.exp(eigenvalues)
+    return xp.exp(finite_or_nan(eigenvalues))
 
 
 def in_range(eigenvalues: Array, what: str) -> Array:
@@ -123,8 +123,9 @@ def truncated_reciprocal(values: Array, cutoff: Array) -> Array:
     array([ 0.5 , -0.25,  0.  ,  0.  ])
     """
     xp = backend_of(values).xp
-    kept = xp.abs(values) > cutoff
-    return xp.where(kept, 1 / xp.where(kept, values, xp.ones_like(values)), xp.zeros_like(values))
+    values = finite_or_nan(values)
+    small = xp.abs(values) <= cutoff
+    return xp.where(small, xp.zeros_like(values), 1 / xp.where(small, xp.ones_like(values), values))
 
 
 def _clip_rounding(eigenvalues: Array, p: float, what: str) -> Array:

@@ -20,6 +20,7 @@ from kronops import (
     DenseOperator,
     DiagonalOperator,
     IdentityOperator,
+    KroneckerEigenOperator,
     KroneckerOperator,
     KroneckerSumOperator,
     LinAlgError,
@@ -1350,12 +1351,43 @@ def test_what_is_not_finite_is_nan_under_jit(entry, place, assume):
     spoilt = jnp.asarray([[2.0, 1.0], [1.0, 3.0]]).at[place].set(entry)
     for function in (
         lambda op: op.solve(jnp.ones(2)),
-        lambda op: op.trace(),
         lambda op: op.pinv() @ jnp.ones(2),
         lambda op: op.damped(0.1).logdet(),
     ):
         made = jax.jit(lambda m, f=function: f(kronops.DenseOperator(m, assume)))(spoilt)
         assert jnp.all(jnp.isnan(made))
+
+
+@pytest.mark.parametrize("entry", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda d: DiagonalOperator(d).solve(jnp.ones(3)),
+        lambda d: DiagonalOperator(d).pinv() @ jnp.ones(3),
+        lambda d: DiagonalOperator(d).expm() @ jnp.ones(3),
+        lambda d: kron(jnp.eye(2), DiagonalOperator(d)).solve(jnp.ones(6)),
+        lambda d: KroneckerEigenOperator([jnp.eye(3)], d).solve(jnp.ones(3)),
+        lambda d: kron(jnp.eye(2) * d[1], jnp.eye(3)).damped(0.5).solve(jnp.ones(6)),
+        lambda d: KroneckerSumOperator([jnp.eye(2) * d[1], jnp.eye(2)]).solve(jnp.ones(4)),
+        lambda d: (d[1] * DiagonalOperator(jnp.ones(3))).solve(jnp.ones(3)),
+    ],
+)
+def test_what_is_divided_by_or_factorised_is_nan_under_jit_unless_finite(function, entry):
+    spoilt = jnp.asarray([1.0, 2.0, 3.0]).at[1].set(entry)
+    assert jnp.all(jnp.isnan(jax.jit(function)(spoilt)))
+
+
+def test_products_carry_infinity_on_and_do_not_look_for_it():
+    """Which would read every factor once more: for one vector, as often as the product does."""
+    factor, x = jnp.eye(3).at[0, 0].set(np.inf), jnp.ones(9)
+    for function in (
+        lambda m: kron(m, m) @ x,
+        lambda m: kron(m, DiagonalOperator(m[0])) @ x,
+        lambda m: DenseOperator(m).multiply(x[:3]),
+        lambda m: x[:3] @ DenseOperator(m),
+    ):
+        assert "is_finite" not in str(jax.make_jaxpr(function)(factor))
+        assert not jnp.all(jnp.isfinite(jax.jit(function)(factor)))
 
 
 def test_what_is_claimed_falsely_is_nan_under_jit():

@@ -1203,7 +1203,6 @@ def test_what_is_not_finite_is_nan_under_vmap(entry):
     spoilt[0, 1] = entry
     for function in (
         lambda m: DenseOperator(m).solve(x[:2]),
-        lambda m: DenseOperator(m).trace(),
         lambda m: kron(m, m).damped(0.5, "factored").solve(x),
         lambda m: DiagonalOperator(m).solve(x),
     ):

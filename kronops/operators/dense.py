@@ -13,7 +13,13 @@ from kronops import spectrum, tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached, fact
-from kronops.checks import as_matrix, hermitian_to_rounding, is_hermitian, nan_unless
+from kronops.checks import (
+    as_matrix,
+    finite_or_nan,
+    hermitian_to_rounding,
+    is_hermitian,
+    nan_unless,
+)
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
 from kronops.explaining import Account, dense_account
@@ -151,6 +157,11 @@ class DenseOperator(LinearOperator):
             return part
         return nan_unless(hermitian_to_rounding(self.matrix), part)
 
+    @cached
+    def _finite(self) -> Array:
+        """The entries where more than a product is made of them."""
+        return finite_or_nan(self._entries)
+
     def _apply_last(self, x: Array) -> Array:
         return self.backend.xp.matmul(x, self._transposed)
 
@@ -177,12 +188,12 @@ class DenseOperator(LinearOperator):
     def _factorisation(self) -> Any:
         """A `Factorisation`, or what stands for one that a task will make."""
         later = functools.partial(_factorised, assume=self.assume, name=self.name)
-        deferred = self.backend.deferred(later, self._entries)
+        deferred = self.backend.deferred(later, self._finite)
         return self._factorise() if deferred is None else deferred
 
     def _factorise(self) -> Factorisation:
         claimed = self.assume == "positive definite"
-        return factorise(self._entries, self.hermitian, claimed, self._label)
+        return factorise(self._finite, self.hermitian, claimed, self._label)
 
     @cached
     def _solver(self) -> Factorisation | AdjointFactorisation | RefinedInverse:
@@ -256,9 +267,8 @@ class DenseOperator(LinearOperator):
     @cached
     def _spectrum(self) -> tuple[Array, Array]:
         self._require_hermitian()
-        values, vectors = self.backend.eigh(
-            0.5 * self.matrix + 0.5 * self.backend.adjoint(self.matrix)
-        )
+        matrix = finite_or_nan(self.matrix)
+        values, vectors = self.backend.eigh(0.5 * matrix + 0.5 * self.backend.adjoint(matrix))
         if self.assume == "positive definite":
             values = spectrum.require_positive(values, self._label)
         certain = self._hermitian_or_nan
@@ -286,7 +296,7 @@ class DenseOperator(LinearOperator):
         return values, self.with_matrix(vectors)
 
     def _svd(self) -> tuple[LinearOperator, Array, LinearOperator]:
-        u, values, vh = self.backend.svd(self._entries)
+        u, values, vh = self.backend.svd(self._finite)
         left, right = (
             DenseOperator(vectors, "general", check_finite=False, name="singular vectors")
             for vectors in (u, self.backend.adjoint(vh))
@@ -304,7 +314,7 @@ class DenseOperator(LinearOperator):
     def _expm(self) -> LinearOperator:
         if self.hermitian and not self._tracked:  # eigenvectors are not differentiated
             return self._spectral(spectrum.exp(self._spectrum[0], self._label))
-        made = self.backend.expm(self._entries)
+        made = self.backend.expm(self._finite)
         seen = self.backend.values(made)
         if seen is not None and not bool(self.backend.xp.all(self.backend.xp.isfinite(seen))):
             raise OverflowError(
@@ -326,9 +336,7 @@ class DenseOperator(LinearOperator):
     def _cholesky(self) -> LinearOperator:
         self._require_hermitian()
         definite = self.hermitian and self._factorisation.definite
-        made = (
-            self._factorisation if definite else factorise(self._entries, True, True, self._label)
-        )
+        made = self._factorisation if definite else factorise(self._finite, True, True, self._label)
         if not made.definite:
             raise LinAlgError(f"{self._label} is not positive definite")
         lower, certain = made.cholesky(), self._hermitian_or_nan
@@ -377,7 +385,7 @@ class DenseOperator(LinearOperator):
         if ord == "fro":
             return scaled_norm(self.backend.xp, self._entries)
         xp = self.backend.xp
-        made = xp.linalg.matrix_norm(self.backend.wide(self._entries), ord=ord)
+        made = xp.linalg.matrix_norm(self.backend.wide(self._finite), ord=ord)
         return xp.astype(made, self.backend.real_dtype(self.dtype), copy=False)
 
     def _shifted(self, scalar: Scalar) -> LinearOperator:

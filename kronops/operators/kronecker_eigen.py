@@ -11,7 +11,7 @@ from kronops import spectrum, tree
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.caching import cached
-from kronops.checks import as_finite, as_inexact, epsilon, is_complex
+from kronops.checks import as_inexact, check_finite_values, epsilon, is_complex
 from kronops.columns import scaled_norm
 from kronops.errors import LinAlgError
 from kronops.explaining import Account
@@ -105,7 +105,7 @@ class KroneckerEigenOperator(LinearOperator):
         factors = as_factors(bases, "bases", check_finite)
         values = as_inexact(eigenvalues, "eigenvalues")
         if check_finite:
-            values = as_finite(values, "eigenvalues")
+            check_finite_values(values, "eigenvalues")
             for index, factor in enumerate(factors):
                 _require_unitary(factor, f"bases[{index}]")
         basis = KroneckerOperator(factors, layout=layout)

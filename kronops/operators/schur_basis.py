@@ -198,7 +198,7 @@ def _eigenvalues(factor: DenseOperator) -> Array:
     """The eigenvalues, complex; in general the diagonal of the Schur form."""
     backend, xp = factor.backend, factor.backend.xp
     if not factor.hermitian:
-        return xp.linalg.diagonal(backend.schur(factor.matrix)[0])
+        return xp.linalg.diagonal(backend.schur(factor._finite)[0])
     values = factor._eigenbasis()[0]
     return xp.astype(values, xp.result_type(values.dtype, xp.complex64))
 
