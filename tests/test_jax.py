@@ -1369,7 +1369,8 @@ def test_what_is_not_finite_is_nan_under_jit(entry, place, assume):
         lambda d: KroneckerEigenOperator([jnp.eye(3)], d).solve(jnp.ones(3)),
         lambda d: kron(jnp.eye(2) * d[1], jnp.eye(3)).damped(0.5).solve(jnp.ones(6)),
         lambda d: KroneckerSumOperator([jnp.eye(2) * d[1], jnp.eye(2)]).solve(jnp.ones(4)),
-        lambda d: (d[1] * kron(jnp.eye(3), jnp.eye(2))).solve(jnp.ones(6)),
+        lambda d: (d[1] * IdentityOperator(3, like=d)).solve(jnp.ones(3)),
+        lambda d: (kron(jnp.eye(3), jnp.eye(2)) / d[1]) @ jnp.ones(6),
     ],
 )
 def test_what_is_divided_by_or_factorised_is_nan_under_jit_unless_finite(function, entry):

@@ -30,8 +30,8 @@ PACKAGE = ROOT / "kronops"
 FLOORS = (
     ("kronops.drawing", "kronops.errors", "kronops.planning", "kronops.sharding"),
     ("kronops.backends",),
+    ("kronops.checks",),
     (
-        "kronops.checks",
         "kronops.explaining",
         "kronops.indexing",
         "kronops.normals",

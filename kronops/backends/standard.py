@@ -274,14 +274,16 @@ class Backend:
 
         NumPy's are ``float``, ``"f4"``, ``np.float32`` and the like, whatever the library.
         """
-        own = getattr(self.xp, dtype, None) if isinstance(dtype, str) else dtype
-        names = [own] if own is not None else []
-        with contextlib.suppress(TypeError, ValueError):  # of a dtype that NumPy does not know
-            if dtype is not None:  # which is float64 to NumPy
-                names.append(getattr(self.xp, np.dtype(dtype).name, None))
-        for name in names:
+        if dtype is None:  # which is float64 to NumPy
+            return None
+        own = getattr(self.xp, dtype, None) if isinstance(dtype, str) else None
+        try:
+            meant = getattr(self.xp, np.dtype(dtype).name, None)
+        except (TypeError, ValueError):  # a dtype that NumPy does not know
+            meant = dtype
+        for name in (own, meant):
             with contextlib.suppress(TypeError, AttributeError):  # of a thing that is no dtype
-                if self.kind(name).endswith("floating"):
+                if name is not None and self.kind(name).endswith("floating"):
                     return name
         return None
 
