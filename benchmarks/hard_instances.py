@@ -6,8 +6,9 @@ Each of the first rows is a system ``(A1 ⊗ … ⊗ AN + λ I) x = b`` (or of a
 error ``max |x - x*| / max |x*|`` of each library in units of rounding, ``x*`` by mpmath in 250
 digits from the entries as they are stored. A library that raises has the error's name instead. Then
 instances are drawn twenty times: the error of each library over that of the best of the others, its
-median and its worst, tells luck from skill. The last rows compare the times of solves with and
-without ``refine=True``: until the first solution, factorisations included, and for each later one.
+median and its worst, tells luck from skill. Then later solves are timed with matrices of condition
+numbers below and beyond ``1/√eps``. The last rows compare the times of solves with and without
+``refine=True``: until the first solution, factorisations included, and for each later one.
 Ratios are how many times refinement costs.
 """
 
@@ -426,6 +427,19 @@ def costs_of_series() -> Iterator[dict[str, Any]]:
             yield row
 
 
+def costs_of_the_step() -> Iterator[dict[str, Any]]:
+    """Later solves with matrices on this side of ``1/√eps``, and beyond, with the step."""
+    rng = np.random.default_rng(2)
+    for n in (50, 200, 1000):
+        plain, refined = (kronops.DenseOperator(conditioned(n, kappa, n)) for kappa in (1e6, 1e9))
+        for count in (1, 16, n):
+            b = rng.standard_normal((n, count))
+            ours = functools.partial(plain.solve, b), functools.partial(refined.solve, b)
+            times = medians_in_turns(*ours, rounds=7)
+            named = zip(("1e+06", "1e+09", "ratio"), times, strict=True)
+            yield {"rows by condition": n, "right-hand sides": count, **dict(named)}
+
+
 def costs_of_double() -> Iterator[dict[str, Any]]:
     """Single precision: ours, by factors in double, and SciPy's Cholesky, in single throughout."""
     for n in (32, 64, 128, 256, 512, 1024):
@@ -463,6 +477,7 @@ def cpu_seconds(function: Callable[[], Any], times: int = 15) -> float:
 def measure() -> Iterator[dict[str, Any]]:
     yield from map(errors_of, instances())
     yield from spread()
+    yield from costs_of_the_step()
     yield from costs_of_double()
     yield from costs()
     yield from costs_of_series()

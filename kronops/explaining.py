@@ -100,7 +100,11 @@ def default_account(op: LinearOperator, operation: str, columns: int, own: bool)
 
 
 def dense_account(
-    op: LinearOperator, operation: str, columns: int, definite: bool | None = None
+    op: LinearOperator,
+    operation: str,
+    columns: int,
+    definite: bool | None = None,
+    refined: bool = False,
 ) -> Account:
     """Of a square matrix that is held as an array; ``definite``: whether that is known."""
     n = op.shape[0]
@@ -111,6 +115,9 @@ def dense_account(
     once = n**3 / 3 if definite else 2 * n**3 / 3
     if operation == "logdet":
         return Account(op, f"{factorisation}, shared with the inverse", n, n, once)
+    if refined:  # two solves, and a residual by three products with halves of the matrix
+        words = f"{factorisation}, and one step of refinement, for A is ill-conditioned"
+        return Account(op, words, 10 * n * n * columns, n * (4 * n + 2 * columns), once)
     return Account(op, factorisation, 2 * n * n * columns, n * (n + 2 * columns), once)
 
 

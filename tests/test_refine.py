@@ -1,10 +1,14 @@
-"""`refine=True`: within 16 units of rounding of exact solutions, or it says so."""
+"""`refine=True`: within 16 units of rounding of exact solutions, or it says so.
+
+And the step of refinement that solves with ill-conditioned matrices take without being asked.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import math
+import tracemalloc
 import warnings
 from fractions import Fraction
 
@@ -192,7 +196,7 @@ class TestSolves:
         assert units_of_error(op.solve(b, refine=True), want) < UNITS
 
     def test_the_unrefined_ones_are_not(self):
-        op, matrix = INSTANCES["a Kronecker product"]()
+        op, matrix = INSTANCES["exact damping, general"]()
         b = np.ones(op.shape[0])
         assert units_of_error(op.solve(b), eliminated(matrix, b)[0]) > 1e4
 
@@ -240,6 +244,87 @@ class TestSolves:
         assert isinstance(inverse, kronops.BlockDiagonalOperator)
         want, _ = eliminated(exact(hilbert(8)), np.ones(8))
         assert units_of_error((inverse @ np.ones(14))[:8], want) < UNITS
+
+
+def solved_exactly(matrix, b):
+    """Columns of solutions, of a real or complex matrix, as fractions or pairs of them."""
+    whole = np.block([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]])
+    sides = np.concat([b.real, b.imag])
+    return [eliminated(exact(whole), side)[0] for side in sides.T]
+
+
+def worst_units(got, wanted):
+    """Of the columns of a solution."""
+    columns = np.concat([got.real, got.imag]).T
+    return max(units_of_error(*pair) for pair in zip(columns, wanted, strict=True))
+
+
+class TestIllConditioned:
+    """Without ``refine=True``: one step, so that ``κ eps`` becomes its square."""
+
+    @pytest.mark.parametrize("library", ["numpy", "array_api_strict", "torch", "jax", "dask"])
+    @pytest.mark.parametrize("kind", ["definite", "general", "complex"])
+    @pytest.mark.parametrize("adjoint", [False, True])
+    def test_solves_lose_digits_twice_as_late(self, library, kind, adjoint):
+        condition, n = 1e10, 6
+        matrix = drawn(n, condition, 3, symmetric=kind == "definite")
+        if kind == "complex":
+            matrix = matrix * np.exp(1j * np.arange(n)) + 1e-9j * drawn(n, 1.0, 4)
+        b = np.random.default_rng(5).standard_normal((n, 3)) @ np.diag([1.0, 0.0, 1e-200])
+        b[:, 1] = 2.0**900 * matrix.real[:, 0]
+        theirs = matrix.conj().T if adjoint else matrix
+        wanted = solved_exactly(theirs, b)
+        with LIBRARIES[library].maker(str(matrix.dtype)) as make:
+            op, sides = DenseOperator(make(matrix)), make.real(b)
+            found = np.asarray(op.solve(sides))
+            if adjoint:  # by the same factorisation
+                found = np.asarray(op.H.solve(sides))
+        plain = DenseOperator(matrix)._factorisation.solve(b, adjoint)
+        assert worst_units(plain, wanted) > 1e5  # what the step is for
+        assert worst_units(found, wanted) < 4 + condition**2 * EPS
+
+    def test_of_many_rows(self):
+        """Of which a product has so many terms that fewer bits of each must do."""
+        n, condition = 90, 1e9
+        matrix = drawn(n, condition, 6)
+        matrix = np.round(matrix * 2.0**40) / 2.0**40  # so that right-hand sides are exact
+        x = np.random.default_rng(7).integers(-999, 999, n).astype(float)
+        sides = exact_product(exact(matrix), exact(x[:, None]))
+        b = np.array([float(side) for (side,) in sides])
+        assert exact(b[:, None]) == sides
+        assert (
+            units_of_error(
+                DenseOperator(matrix).solve(b), [entry for (entry,) in exact(x[:, None])]
+            )
+            < 100
+        )
+
+    def test_well_conditioned_ones_are_as_the_factors_give_them(self):
+        op, b = DenseOperator(drawn(40, 1e7, 8)), np.ones((40, 1))
+        np.testing.assert_array_equal(op.solve(b), op._factorisation.solve(b))
+        assert "refinement" not in op.explain()
+
+    def test_whatever_the_units_of_rows_and_columns(self):
+        n = 6
+        powers = 2.0 ** np.linspace(-300, 300, n).round()
+        matrix = drawn(n, 1e10, 9)
+        for graded in (matrix * powers, powers[:, None] * matrix):
+            with quiet(LinAlgWarning):
+                got = DenseOperator(graded).solve(np.ones(n))
+            weights = powers if graded[0, 0] == matrix[0, 0] * powers[0] else np.ones(n)
+            wanted, _ = eliminated(exact(graded), np.ones(n))
+            scaled = [y * Fraction(w) for y, w in zip(wanted, weights, strict=True)]
+            assert units_of_error(got * weights, scaled) < 4 + 1e20 * EPS
+
+    def test_the_cost_is_said_and_many_columns_are_taken_a_few_at_a_time(self):
+        op = DenseOperator(drawn(50, 1e9, 10))
+        b = np.random.default_rng(11).standard_normal((50, 40_000))
+        tracemalloc.start()
+        op.solve(b)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 4 * b.nbytes
+        assert "one step of refinement" in op.explain()
 
 
 class TestDamping:

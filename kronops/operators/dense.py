@@ -26,6 +26,7 @@ from kronops.explaining import Account, dense_account
 from kronops.factorisation import (
     AdjointFactorisation,
     Factorisation,
+    RefinedFactorisation,
     RefinedInverse,
     factorise,
     one_norm,
@@ -68,7 +69,9 @@ class DenseOperator(LinearOperator):
     Notes
     -----
     Solves take ``n³/3`` flops once by Cholesky when positive definite, ``2n³/3`` by LU otherwise,
-    then ``2n²`` for each right-hand side.
+    then ``2n²`` for each right-hand side. Beyond condition numbers of ``1/√eps`` these are refined
+    once, at ``10n²``, with a residual as accurate as in twice the precision: the forward error of
+    ``κ eps`` is squared. Not in JAX's traced functions, nor where derivatives are followed.
 
     Examples
     --------
@@ -200,7 +203,8 @@ class DenseOperator(LinearOperator):
         if RefinedInverse.serves(self.matrix, self._condition):
             return RefinedInverse(self.matrix, self._factorisation.inverse())
         made: Factorisation = self._factorisation
-        return made
+        ill = RefinedFactorisation.serves(self.matrix, self._condition)
+        return made.refined(self.matrix) if ill else made
 
     @cached
     def _condition(self) -> float:
@@ -358,7 +362,8 @@ class DenseOperator(LinearOperator):
         definite = False if general else (self.assume == "positive definite" or None)
         if "_factorisation" in self.__dict__:
             definite = self._factorisation.definite
-        return dense_account(self, operation, columns, definite)
+        refined = isinstance(self.__dict__.get("_solver"), RefinedFactorisation)
+        return dense_account(self, operation, columns, definite, refined)
 
     # -- cheaper than the defaults -------------------------------------------------------------
 
