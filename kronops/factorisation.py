@@ -218,7 +218,8 @@ class RefinedFactorisation(Factorisation):
             x = solve(b, adjoint)
             return x + solve(self._residual(b, x, adjoint), adjoint)
 
-        return _few_at_a_time(refined, b, axis=1)
+        # So many that products of matrices are at full speed.
+        return _few_at_a_time(refined, b, axis=1, size=min(b.shape[0], 16))
 
     def _residual(self, b: Array, x: Array, adjoint: bool) -> Array:
         """``b - A x``, to about ``n 2**-70`` of ``|A| |x|``."""
@@ -255,7 +256,9 @@ class RefinedInverse:
 
     def solve(self, b: Array) -> Array:
         """The solution for right-hand sides ``(..., n, k)``, of which few are taken at a time."""
-        return _few_at_a_time(self.refined, b, axis=-1 if b.ndim == 2 else 0)
+        axis = -1 if b.ndim == 2 else 0
+        size = math.prod(b.shape) // max(b.shape[axis], 1)
+        return _few_at_a_time(self.refined, b, axis, size)
 
     def refined(self, b: Array) -> Array:
         """The same of all at once; of stacks of matrices, for a stack of right-hand sides."""
@@ -275,11 +278,10 @@ class RefinedInverse:
         return backend_of(self.inverted).copy(self.inverted)
 
 
-def _few_at_a_time(function: Callable[[Array], Array], b: Array, axis: int) -> Array:
-    """``function`` of right-hand sides along an axis, without arrays as large as all of them."""
+def _few_at_a_time(function: Callable[[Array], Array], b: Array, axis: int, size: int) -> Array:
+    """``function`` of right-hand sides of a ``size`` along an axis, few enough for small arrays."""
     backend = backend_of(b)
-    count = b.shape[axis]
-    bands = backend.bands(count, math.prod(b.shape) // max(count, 1))
+    bands = backend.bands(b.shape[axis], size)
     made = [function(b[band, ...] if axis == 0 else b[:, band]) for band in bands]
     return made[0] if len(made) == 1 else backend.xp.concat(made, axis=axis)
 
