@@ -133,7 +133,7 @@ class Factorisation:
         condition = norm * below
         return condition if math.isfinite(condition) else math.inf
 
-    def _solve_scaled(self, b: Array, adjoint: bool = False) -> Array:
+    def _solve_scaled(self, b: Array, adjoint: bool) -> Array:
         if not self.definite:
             return self.backend.lu_solve(self.factors, b, adjoint=adjoint)
         return self.backend.cholesky_solve(self.factors, b)
@@ -211,7 +211,7 @@ class RefinedFactorisation(Factorisation):
         eps = epsilon(matrix)
         return eps < 1e-12 and eps**-0.5 < condition < math.inf
 
-    def _solve_scaled(self, b: Array, adjoint: bool = False) -> Array:
+    def _solve_scaled(self, b: Array, adjoint: bool) -> Array:
         solve = super()._solve_scaled
 
         def refined(b: Array) -> Array:
