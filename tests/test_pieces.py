@@ -32,7 +32,7 @@ needs_kernels = pytest.mark.skipif(kernels is None, reason="numba is not install
 
 
 @pytest.fixture(autouse=True)
-def asked(monkeypatch):
+def asked(monkeypatch, threads_at_every_size):
     """The shapes of fresh memory that was asked for, which holds NaN."""
     empty, shapes = np.empty, []
 
@@ -804,15 +804,15 @@ def test_the_c_library_keeps_blocks_of_32_mib(monkeypatch):
     assert shapes == [2**22]
 
 
-def test_ten_million_multiplications_by_few_columns_are_worth_threads(shared):
+def test_half_a_billion_multiplications_by_few_columns_are_worth_threads(shared):
     with settings(threads=2):
         for columns in (100, 101):
-            pieces._tall(np.zeros((1000, columns)), np.zeros((columns, 100)))
+            pieces._tall(np.zeros((5000, 1000)), np.zeros((1000, columns)))
     assert [len(parts) for parts in shared] == [1, 2]
 
 
 @needs_kernels
-def test_65536_numbers_are_not_worth_a_thread(asked):
+def test_65536_numbers_need_no_place_of_their_own(asked):
     operand = [draw(2, 2)]
     for left, alone in ((2**15, True), (2**15 + 1, False)):
         (sweep,) = planned([operand], (1,), left)[0].sweeps

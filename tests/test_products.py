@@ -247,8 +247,9 @@ class TestBatches:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("columns", [2, 5, 40, 130])
 @pytest.mark.parametrize("beside", [1, 3])
-def test_large_matrices_and_few_columns(columns, beside, threads):
+def test_large_matrices_and_few_columns(columns, beside, threads, monkeypatch):
     """More multiplications than BLAS does without copies: bands of rows, slices side by side."""
+    monkeypatch.setattr(pieces, "_SHARED", 10**7)
     a = draw(720, 512)
     op = kronops.kron(np.eye(beside), a)
     with settings(threads=threads):
@@ -262,7 +263,7 @@ class TestEveryWay:
     """A cache of so few bytes that small vectors are cut into pieces, batches and tiles."""
 
     @pytest.fixture(params=((256, 64, 1), (1024, 64, 3), (1024, 4096, 3)), ids=str)
-    def small(self, request, monkeypatch):
+    def small(self, request, monkeypatch, threads_at_every_size):
         cache, work, threads = request.param
         machine = NumpyBackend.machine
 
@@ -402,6 +403,7 @@ class TestMemory:
         np.testing.assert_array_equal(made, wanted)
 
 
+@pytest.mark.usefixtures("threads_at_every_size")
 class TestThreads:
     CASES = (
         pytest.param(((8, 8),) * 6, id="small"),
@@ -455,6 +457,27 @@ class TestThreads:
                 op @ x
         assert raised
         assert caller not in raised
+
+
+class TestSizesThatAreWorthThreads:
+    """On two cores that BLAS's threads wait on, two of ours took ten times as long as one."""
+
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_are_those_that_take_long(self, compiled, monkeypatch):
+        given, share = [], pieces._share
+        monkeypatch.setattr(
+            pieces, "_share", lambda f, parts: given.append(parts) or share(f, parts)
+        )
+        for sizes, most in (([8] * 7, 1), ([8] * 8, 2), ([50] * 3, 1)):
+            given.clear()
+            op = kronops.kron(*[draw(n, n, dtype="float32") for n in sizes])
+            with settings(threads=2, compiled=compiled):
+                op @ draw(math.prod(sizes), dtype="float32")
+                work = op._products.plan(1, 1, np.dtype("float32")).machine.work
+            assert max(map(len, given)) == most
+            with settings(threads=1, compiled=compiled):  # which BLAS may share in its turn
+                alone = op._products.plan(1, 1, np.dtype("float32")).machine.work
+            assert (work < alone) == (most == 2)
 
 
 class TestSettings:

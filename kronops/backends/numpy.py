@@ -13,7 +13,7 @@ from scipy.linalg.blas import get_blas_funcs
 from scipy.linalg.lapack import get_lapack_funcs
 
 from kronops.backends import pieces
-from kronops.backends.settings import current_settings
+from kronops.backends.settings import current_settings, threads_for
 from kronops.backends.standard import Array, Backend, Operand
 from kronops.errors import LinAlgError
 from kronops.planning import SMALL, Machine, Plan
@@ -96,7 +96,7 @@ class NumpyBackend(Backend):
     def machine(self, dtype: Any, numbers: int) -> Machine:
         """One core's; with kernels for vectors that are worth it, if Numba is installed."""
         machine = _MACHINES.get(np.dtype(dtype), _LOOPS)
-        if current_settings().threads == 1 and machine.work:
+        if threads_for(numbers) == 1 and machine.work:
             # Not where BLAS would start threads matters then, but where it begins to copy.
             machine = machine._replace(work=SMALL)
         if numbers < _WORTH_KERNELS or current_settings().compiled is False:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kronops.backends.settings import current_settings
+from kronops.backends.settings import current_settings, threads_for
 from kronops.backends.standard import Array, Operand
 from kronops.planning import FEW, SMALL, Machine, Plan, Step, Sweep, is_gathered
 
@@ -27,8 +27,8 @@ Function = Callable[[Array], Array]
 
 _PAGE = 4096  # bytes: places a multiple of it apart collide in the first cache
 _KEPT = 2**25  # bytes of the largest block that the C library may keep, glibc's by default
-_ALONE = 2**16  # numbers that are not worth a thread
-_SHARED = 10**7  # multiplications by a few columns that are worth threads
+_ALONE = 2**16  # numbers that need no memory of their own place
+_SHARED = 5 * 10**8  # multiplications by a few columns that are worth threads
 _ROWS = 32  # of tiles below which what is left of eight rows, which BLAS takes at once, counts
 _WIDE = 512  # columns of tiles below which rows far apart collide in the cache
 _NUMBERS = {8: np.dtype(np.uint64), 16: np.dtype(np.complex128)}  # by bytes
@@ -121,7 +121,7 @@ class _Whole(NamedTuple):
         """Make so many numbers."""
         multiply = self.multiply
         source, target = multiply.view(x, multiply.source), multiply.view(made, multiply.target)
-        parts = _parts(multiply.batch, current_settings().threads)
+        parts = _parts(multiply.batch, threads_for(max(x.size, self.size)))
         _share(lambda part: multiply(source[part], target[part]), parts)
 
 
@@ -202,8 +202,7 @@ class _Kernel:
             made = x if self.in_place else np.empty(self.target, self.dtype)
             return self.multiply(x, made)
         made = x if self.in_place else _aligned(self.target, self.dtype, x)
-        threads = current_settings().threads
-        parts = _parts(self.source[::2], threads)
+        parts = _parts(self.source[::2], threads_for(x.size))
         if len(parts) > 1 and len(parts[0]) > 1:  # columns
             parts = [(slice(None), *part) for part in parts]
         _share(lambda part: self.multiply(x[part], made[part]), parts)
@@ -272,7 +271,7 @@ class _Pieces:
         sweep = self.sweep
         x = np.ascontiguousarray(x).reshape(sweep.before, sweep.columns, sweep.after)
         made = made.reshape(sweep.before, sweep.rows, sweep.after)
-        threads = current_settings().threads
+        threads = threads_for(max(x.size, made.size))
         pieces = self._pieces(threads)
         parts = [part for i in range(threads) if (part := pieces[i::threads])]
         _share(functools.partial(self._run, x, made), parts)

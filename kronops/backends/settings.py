@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import NamedTuple
 
-__all__ = ["Settings", "current_settings", "settings"]
+__all__ = ["Settings", "current_settings", "settings", "threads_for"]
 
 
 class Settings(NamedTuple):
@@ -33,12 +33,20 @@ def _threads_of_environment() -> int:
 
 
 _DEFAULT = Settings(_threads_of_environment())
+# Some ten milliseconds of one thread. To start others takes a tenth of one, and the threads of BLAS
+# wait for more work for up to thirty, on the processors that ours would have.
+_WORTH_THREADS = 2**22
 _CURRENT: ContextVar[Settings | None] = ContextVar("kronops settings", default=None)
 
 
 def current_settings() -> Settings:
     """The settings of the call."""
     return _CURRENT.get() or _DEFAULT
+
+
+def threads_for(numbers: int) -> int:
+    """How many threads are worth it for a product with vectors of so many numbers."""
+    return current_settings().threads if numbers >= _WORTH_THREADS else 1
 
 
 @contextlib.contextmanager
@@ -49,8 +57,9 @@ def settings(*, threads: int | None = None, compiled: bool | None = None) -> Ite
     ----------
     threads : int, optional
         How many may work at a product of NumPy arrays, or of PyTorch tensors on the host; by
-        default the processors, or what ``OMP_NUM_THREADS`` says. Large products of two matrices are
-        left to BLAS, which has threads of its own.
+        default the processors, or what ``OMP_NUM_THREADS`` says. Vectors of less than four million
+        numbers are not worth it, and large products of two matrices are left to BLAS, which has
+        threads of its own.
     compiled : bool, optional
         Whether small factors are applied by compiled kernels. To NumPy arrays, and to PyTorch
         tensors on the host, they are by default where Numba is installed (the extra ``numba``); to
