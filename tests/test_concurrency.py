@@ -121,6 +121,7 @@ def test_the_first_use_by_many_threads_at_once(name):
         assert_same(got, want)
 
 
+@pytest.mark.usefixtures("threads_at_every_size")
 @pytest.mark.parametrize("compiled", [None, False])
 def test_workspaces_are_of_one_thread_each(compiled):
     """Vectors of many pieces, of other values and other numbers of columns in each thread."""
@@ -245,6 +246,7 @@ def test_no_other_locks_are_held_in_a_computation():
 
 
 @forks
+@pytest.mark.usefixtures("threads_at_every_size")
 def test_threads_of_products_work_in_a_child():
     factors = [rng.standard_normal((n, n)) for n in (40, 40, 20)]
     op, x = kron(*factors), rng.standard_normal((32000, 2))

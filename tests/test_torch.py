@@ -1397,6 +1397,7 @@ class TestHost:
         wanted = torch.linalg.solve(self.dense(factors) + 0.1 * torch.eye(12, dtype=REAL), x)
         torch.testing.assert_close(op.solve(x), wanted)
 
+    @pytest.mark.usefixtures("threads_at_every_size")
     @pytest.mark.parametrize("threads", [1, 2])
     def test_infinities_are_made_without_a_word(self, threads):
         """As by PyTorch, whatever NumPy was told to say."""
