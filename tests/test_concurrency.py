@@ -125,16 +125,17 @@ def test_the_first_use_by_many_threads_at_once(name):
 @pytest.mark.parametrize("compiled", [None, False])
 def test_workspaces_are_of_one_thread_each(compiled):
     """Vectors of many pieces, of other values and other numbers of columns in each thread."""
-    factors = [rng.standard_normal((n, n)) for n in (24, 20, 30)]
-    op, matrix = kron(*factors), np.kron(factors[0], factors[1])
-    vectors = [rng.standard_normal((14400, 4 + i % 3)) for i in range(8)]
+    factors = [rng.standard_normal((20, 20)) for _ in range(4)]
+    op = kron(*factors)
+    first, last = np.kron(*factors[:2]), np.kron(*factors[2:])
+    vectors = [rng.standard_normal((20**4, 2 + i % 3)) for i in range(8)]
 
     def product(x):
         with settings(threads=1 + x.shape[1] % 2, compiled=compiled):
-            return [op @ x for _ in range(5)]
+            return [op @ x for _ in range(3)]
 
     def by_hand(x):
-        return (factors[2] @ (matrix @ x.reshape(480, -1)).reshape(480, 30, -1)).reshape(x.shape)
+        return (last @ (first @ x.reshape(400, -1)).reshape(400, 400, -1)).reshape(x.shape)
 
     made = in_threads([lambda x=x: product(x) for x in vectors])
     for x, results in zip(vectors, made, strict=True):
