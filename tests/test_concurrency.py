@@ -137,6 +137,8 @@ def test_workspaces_are_of_one_thread_each(compiled):
     def by_hand(x):
         return (last @ (first @ x.reshape(400, -1)).reshape(400, 400, -1)).reshape(x.shape)
 
+    sweeps = op._products.plan(1, 4, vectors[0].dtype).sweeps
+    assert any(len(sweep.steps) > 1 for sweep in sweeps)  # so that there are workspaces
     made = in_threads([lambda x=x: product(x) for x in vectors])
     for x, results in zip(vectors, made, strict=True):
         for got in results:

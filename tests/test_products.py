@@ -68,6 +68,13 @@ class TestLayouts:
         wanted = reference(factors, x.astype("float64"))
         assert error(kronops.kron(*factors) @ given, wanted) < 1e-14
 
+    def test_of_the_array_given_where_it_is_cut_into_pieces(self, compiled):
+        factors = [draw(n, n) for n in (12, 8, 10, 6, 5, 4)]
+        op, x = kronops.kron(*factors), draw(12 * 8 * 10 * 6 * 5 * 4, 8)[:, ::2]
+        plan = op._products.plan(1, 4, x.dtype)
+        assert any(len(sweep.steps) > 1 for sweep in plan.sweeps)  # so that there are pieces
+        assert error(op @ x, reference(factors, x)) < 1e-13
+
     @pytest.mark.parametrize("columns", (1, 3))
     def test_of_what_an_operator_among_the_factors_makes(self, compiled, columns):
         factors, (a, b) = [draw(16, 16) for _ in range(4)], (draw(8, 8), draw(8, 8))
