@@ -9,10 +9,13 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 
 __all__ = [
+    "as_flag",
     "as_inexact",
     "as_matrix",
     "as_vector",
@@ -69,9 +72,22 @@ def _snapshot(array: Any, name: str, check_finite: bool, axes: int, needed: str)
     array = as_inexact(array, name)
     if array.ndim != axes:
         raise ValueError(f"{name} has shape {tuple(array.shape)}: {needed}")
-    if check_finite:
+    if as_flag(check_finite, "check_finite"):
         check_finite_values(array, name)
     return backend_of(array).snapshot(array)
+
+
+def as_flag(value: Any, name: str) -> bool:
+    """``value``, which is true or false: a text, such as ``"no"``, would count as true.
+
+    Examples
+    --------
+    >>> as_flag(True, "refine"), as_flag(0, "refine")
+    (True, False)
+    """
+    if not (isinstance(value, (int, np.bool_)) and value in (0, 1)):
+        raise TypeError(f"{name} = {value!r}: True or False is needed")
+    return bool(value)
 
 
 def check_finite_values(array: Array, name: str) -> None:

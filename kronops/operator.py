@@ -23,7 +23,7 @@ from kronops.backends import (
 )
 from kronops.backends.standard import Array, Backend
 from kronops.caching import cached, fact
-from kronops.checks import as_inexact, finite_or_nan
+from kronops.checks import as_flag, as_inexact, finite_or_nan
 from kronops.columns import submatrix
 from kronops.drawing import joined
 from kronops.errors import DensificationWarning, LinAlgError, warn
@@ -32,7 +32,7 @@ from kronops.indexing import Index, as_indices
 from kronops.lazy_parts import Collection, replaced
 from kronops.normals import Normals
 from kronops.rendering import as_html
-from kronops.scalars import Scalar, as_flag, as_integer, as_multiplier, as_nonnegative, as_scalar
+from kronops.scalars import Scalar, as_integer, as_multiplier, as_nonnegative, as_scalar
 from kronops.vectors import Shape, Vector, flatten, same_form, size_of
 
 __all__ = ["EighResult", "LinearOperator", "SVDResult", "SlogdetResult"]

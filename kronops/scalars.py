@@ -12,15 +12,12 @@ import numbers
 import operator
 from typing import Any
 
-import numpy as np
-
 from kronops.backends import backend_of, is_array
 from kronops.backends.standard import Array
 from kronops.checks import finite_or_nan
 
 __all__ = [
     "Scalar",
-    "as_flag",
     "as_integer",
     "as_multiplier",
     "as_nonnegative",
@@ -176,16 +173,3 @@ def _is_followed(array: Array) -> bool:
 
 def _is_complex(array: Array) -> bool:
     return backend_of(array).kind(array.dtype) == "complex floating"
-
-
-def as_flag(value: Any, name: str) -> bool:
-    """``value``, which is true or false: a text, such as ``"no"``, would count as true.
-
-    Examples
-    --------
-    >>> as_flag(True, "refine"), as_flag(0, "refine")
-    (True, False)
-    """
-    if not (isinstance(value, (int, np.bool_)) and value in (0, 1)):
-        raise TypeError(f"{name} = {value!r}: True or False is needed")
-    return bool(value)

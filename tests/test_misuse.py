@@ -279,6 +279,8 @@ def test_texts_and_arrays_are_no_flags(flag):
         (lambda: op.damped(0.1, refine=flag), "refine"),
         (lambda: op.sample(rng, inverse=flag), "inverse"),
         (lambda: kronops.backends.settings(compiled=flag).__enter__(), "compiled"),
+        (lambda: kronops.KroneckerOperator([np.eye(2)], check_finite=flag), "check_finite"),
+        (lambda: kronops.DiagonalOperator(np.ones(2), check_finite=flag), "check_finite"),
     ):
         with pytest.raises(TypeError, match=f"{name} = .*True"):
             call()

@@ -10,7 +10,7 @@ from kronops import spectrum, tree
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.caching import cached
-from kronops.checks import as_inexact, check_finite_values
+from kronops.checks import as_flag, as_inexact, check_finite_values
 from kronops.columns import scaled_norm
 from kronops.explaining import Account
 from kronops.operator import LinearOperator
@@ -75,7 +75,7 @@ class DiagonalOperator(LinearOperator):
         entries = as_inexact(diagonal, name)
         if entries.ndim == 0:
             raise ValueError(f"{name} has no axes: an array with at least one is needed")
-        if check_finite:
+        if as_flag(check_finite, "check_finite"):
             check_finite_values(entries, name)
         object.__setattr__(self, "entries", backend_of(entries).snapshot(entries))
         object.__setattr__(self, "layout", as_layout(layout))

@@ -10,14 +10,21 @@ from typing import Any
 from kronops.backends import backend_of
 from kronops.backends.standard import Array
 from kronops.caching import cached
-from kronops.checks import as_matrix, epsilon, hermitian_to_rounding, is_complex, is_hermitian
+from kronops.checks import (
+    as_flag,
+    as_matrix,
+    epsilon,
+    hermitian_to_rounding,
+    is_complex,
+    is_hermitian,
+)
 from kronops.damping import damping_shares, mean_eigenvalue
 from kronops.errors import LinAlgError, LinAlgWarning, warn
 from kronops.explaining import Account
 from kronops.normals import Normals
 from kronops.operator import LinearOperator
 from kronops.operators.diagonal import DiagonalOperator
-from kronops.scalars import Scalar, as_flag, as_integer, as_nonnegative
+from kronops.scalars import Scalar, as_integer, as_nonnegative
 from kronops.scaling import dtype_exponent
 from kronops.series_sums import stein_powers, stein_solve, weights
 from kronops.vectors import as_layout, in_layout
