@@ -29,6 +29,7 @@ __all__ = [
     "Plan",
     "Step",
     "Sweep",
+    "Turning",
     "is_gathered",
     "plan",
     "stretch",
@@ -67,8 +68,12 @@ class Compiler(Protocol):
     def in_place(self, rows: int, columns: int, left: int, right: int) -> float:
         """Of a product with the middle axis of ``(left, columns, right)``."""
 
+
+class Turning(Protocol):
+    """How long products take that move their axis to the other end of the vector: seconds."""
+
     def turned(self, kind: str, rows: int, columns: int, others: int) -> float:
-        """Of one that makes the last axis the first, or the first the last."""
+        """Of one that makes the last axis the first, or the first the last; infinite for no way."""
 
     def transposed(self, rows: int, columns: int) -> float:
         """Of writing a matrix down by columns."""
@@ -89,6 +94,7 @@ class Machine(NamedTuple):
     work: int  # multiplications in one product of matrices; more is split, 0: never
     kernels: Kernels | None = None
     compiler: Compiler | None = None  # whose times are those of the dense steps
+    turning: Turning | None = None  # without it, every axis stays where it is
 
 
 class Step(NamedTuple):
@@ -331,7 +337,7 @@ def _kinds(group: Sequence[Factor], machine: Machine, dense: str) -> list[str]:
     }
     own = dense if kind == "dense" else kind
     found = [own] if len(group) == 1 or max(rows, columns) <= most.get(kind, 0) else []
-    if kind == "dense" and machine.kernels and machine.kernels.seconds(_shapes(group), 2):
+    if own == "dense" and machine.kernels and machine.kernels.seconds(_shapes(group), 2):
         found.append("compiled")
     return found
 
@@ -350,7 +356,8 @@ def _turned(
     factors: Sequence[Factor], left: int, right: int, machine: Machine, kind: str
 ) -> list[Sweep]:
     """A sweep for each step, with the time that transpositions take; none where this is no way."""
-    if machine.compiler is None or any(factor.kind != "dense" for factor in factors):
+    turning = machine.turning
+    if turning is None or any(factor.kind != "dense" for factor in factors):
         return []
     groups = _merge(factors, left, right, machine, kind)
     order = reversed(groups) if kind == TO_FRONT else groups
@@ -360,7 +367,7 @@ def _turned(
     before, after = (left * columns, right), (rows * right, left)
     if kind == TO_BACK:
         before, after = (left, columns * right), (right, left * rows)
-    seconds = machine.compiler.transposed(*before) + machine.compiler.transposed(*after)
+    seconds = turning.transposed(*before) + turning.transposed(*after)
     return [dataclasses.replace(first, seconds=first.seconds + seconds), *others]
 
 
@@ -470,8 +477,8 @@ def _seconds(step: Step, before: int, after: int, machine: Machine) -> float:
     if step.kind == "identity":
         return 0.0
     if step.kind in (TO_FRONT, TO_BACK):
-        assert machine.compiler is not None
-        return machine.compiler.turned(step.kind, step.rows, step.columns, left * right)
+        assert machine.turning is not None
+        return machine.turning.turned(step.kind, step.rows, step.columns, left * right)
     if step.kind == "dense" and machine.compiler is not None:
         return machine.compiler.in_place(step.rows, step.columns, left, right)
     if step.kind == "compiled":

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -800,7 +801,7 @@ def test_the_c_library_keeps_blocks_of_32_mib(monkeypatch):
     shapes, (_, (first, last)) = [], in_turns((2, 4, 3))
     monkeypatch.setattr(np, "empty", lambda shape, dtype: shapes.append(shape))
     for size in (2**21, 2**21 + 1):
-        pieces._InTurns([first._replace(size=size), last])
+        pieces._InTurns([dataclasses.replace(first, size=size), last])
     assert shapes == [2**22]
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kronops.backends.blas import Blas
 from kronops.backends.xla import Xla
 from kronops.planning import (
     STRATEGIES,
@@ -56,14 +57,15 @@ def factors(draw):
 
 
 MACHINES = st.builds(
-    lambda cache, merged, work, kernels, compiler: MACHINE._replace(
-        cache=cache, merged=merged, work=work, kernels=kernels, compiler=compiler
+    lambda cache, merged, work, kernels, compiler, turning: MACHINE._replace(
+        cache=cache, merged=merged, work=work, kernels=kernels, compiler=compiler, turning=turning
     ),
     cache=st.sampled_from((0, 1024, 2**15, 2**19)),
     merged=st.sampled_from((0, 1, 8, 64)),
     work=st.sampled_from((0, 2**10, 2**18)),
     kernels=st.sampled_from((None, FAKE)),
     compiler=st.sampled_from((None, Xla(4), Xla(8))),
+    turning=st.sampled_from((None, Xla(4), Xla(8))),
 )
 CASES = st.tuples(
     st.lists(factors(), min_size=1, max_size=7).map(tuple),
@@ -382,7 +384,7 @@ def test_operators_count_for_themselves():
 class TestTurning:
     """Plans whose products move the factor's axis to the other end of the vector."""
 
-    COMPILED = MACHINE._replace(cache=0, merged=0, compiler=Xla(8))
+    COMPILED = MACHINE._replace(cache=0, merged=0, compiler=Xla(8), turning=Xla(8))
 
     @staticmethod
     def kinds(made):
@@ -410,9 +412,15 @@ class TestTurning:
         known = (Factor(32, 32),) * 3 + (Factor(5, 5, kind),)
         assert self.kinds(plan(known, 1, 1, self.COMPILED)) <= {"dense", kind}
 
-    def test_by_a_compiler_alone(self):
+    def test_not_without_times_for_it(self):
         for strategy in (to_the_front, to_the_back):
             assert strategy((Factor(32, 32),) * 3, 1, 1, MACHINE) == []
+
+    def test_kernels_leave_axes_where_they_are(self):
+        machine = self.COMPILED._replace(kernels=FAKE, compiler=None, merged=64)
+        for strategy, way in ((to_the_front, TO_FRONT), (to_the_back, TO_BACK)):
+            sweeps = strategy((Factor(2, 2),) * 6, 1, 1, machine)
+            assert {step.kind for sweep in sweeps for step in sweep.steps} == {way}
 
     def test_flops_are_those_of_the_order(self):
         known = (Factor(8, 7), Factor(5, 6), Factor(30, 40))
@@ -458,6 +466,45 @@ class TestXla:
     def test_nothing_to_transpose_costs_nothing(self):
         assert Xla(4).transposed(1, 1000) == Xla(4).transposed(1000, 1) == 0
         assert Xla(4).transposed(10, 100) > 0
+
+
+class TestBlas:
+    """What the times of long products say, in numbers that are not these times themselves."""
+
+    ONE, TWO = Blas(8, 5e10, 1), Blas(8, 5e10, 2)
+
+    def test_threads_share_what_is_long(self):
+        alone, shared = (blas.turned(TO_BACK, 64, 64, 4096) for blas in (self.ONE, self.TWO))
+        assert alone / 2 < shared < alone
+        short = [blas.turned(TO_BACK, 8, 8, 4096) for blas in (self.ONE, self.TWO)]
+        assert short[0] == short[1]
+
+    def test_few_rows_are_not_worth_a_copy_of_the_factor(self):
+        assert self.TWO.turned(TO_BACK, 100, 100, 127) == math.inf
+        assert self.TWO.turned(TO_BACK, 100, 100, 128) < math.inf
+
+    def test_two_large_factors_are_shared_where_they_lie(self):
+        assert self.TWO.turned(TO_BACK, 512, 512, 512) == math.inf
+        assert self.TWO.turned(TO_BACK, 512, 512, 513) < math.inf
+        assert self.TWO.turned(TO_BACK, 128, 128, 128) < math.inf
+
+    def test_whole_registers_are_computed(self):
+        few, many = (self.ONE.turned(TO_BACK, rows, 6, 1000) for rows in (3, 8))
+        assert few == many < self.ONE.turned(TO_BACK, 9, 6, 1000)
+
+    def test_single_precision_is_turned_to_the_back(self):
+        half = self.ONE._replace(itemsize=4)
+        assert half.turned(TO_BACK, 32, 32, 4096) < half.turned(TO_FRONT, 32, 32, 4096)
+
+    def test_rows_that_are_far_apart_are_turned_to_the_front(self):
+        assert self.ONE.turned(TO_FRONT, 64, 64, 2**15) < self.ONE.turned(TO_BACK, 64, 64, 2**15)
+        for rows, others in ((32, 2**16), (64, 2**14)):
+            back, front = (self.ONE.turned(way, rows, rows, others) for way in (TO_BACK, TO_FRONT))
+            assert back <= front
+
+    def test_several_vectors_are_not_transposed(self):
+        assert self.TWO.transposed(1, 1000) == self.TWO.transposed(1000, 1) == 0
+        assert self.TWO.transposed(2, 1000) == math.inf
 
 
 class TestTime:

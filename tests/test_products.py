@@ -11,6 +11,7 @@ import sys
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from kronops import planning
 from kronops.backends import pieces
 from kronops.backends.numpy import NumpyBackend
 from kronops.backends.settings import current_settings, settings
-from kronops.planning import plan
+from kronops.planning import TO_BACK, TO_FRONT, plan
 from kronops.scaling import dtype_exponent
 
 RNG = np.random.default_rng(0)
@@ -316,6 +317,75 @@ class TestEveryWay:
                 assert np.array_equal(x, given)
 
 
+class TestTurning:
+    """One vector, turned around by long products that the threads of BLAS share."""
+
+    @pytest.fixture(params=(TO_FRONT, TO_BACK))
+    def way(self, request, monkeypatch):
+        """Every product goes this way, as if it took no time."""
+        machine = NumpyBackend.machine
+
+        class Free(NamedTuple):
+            way: str
+
+            def turned(self, kind, rows, columns, others):
+                return -1.0 if kind == self.way else math.inf
+
+            def transposed(self, rows, columns):
+                return 0.0 if min(rows, columns) == 1 else math.inf
+
+        def turning(backend, dtype, numbers):
+            made = machine(backend, dtype, numbers)
+            return made._replace(turning=Free(request.param), cache=0, merged=6)
+
+        monkeypatch.setattr(NumpyBackend, "machine", turning)
+        return request.param
+
+    @pytest.mark.parametrize("dtype", ("float32", "float64", "complex64", "complex128"))
+    @pytest.mark.parametrize(
+        "shapes",
+        (((2, 3), (3, 2), (2, 2)), ((4, 4), (5, 5)), ((1, 7), (6, 1), (3, 5)), ((9, 8),)),
+        ids=("merged", "square", "ones", "one"),
+    )
+    def test_gives_the_product(self, way, shapes, dtype):
+        factors = [draw(*shape, dtype=dtype) for shape in shapes]
+        op = kronops.kron(*factors)
+        kinds = {step.kind for _, step in op._products.plan(1, 1, op.dtype).steps}
+        assert kinds == {way}
+        long = draw(2 * op.shape[1], dtype=dtype)
+        for x in (long[: op.shape[1]], long[::2], long[::-2]):
+            given = x.copy()
+            made = op @ x
+            assert error(made, reference(factors, x[:, None])[:, 0]) < 30 * np.finfo(dtype).eps
+            assert made.dtype == dtype
+            assert made.flags.c_contiguous and not np.shares_memory(made, x)
+            assert np.array_equal(x, given)
+
+    def test_several_vectors_stay_where_they_are(self, way):
+        factors = [draw(4, 4), draw(3, 5), draw(2, 2)]
+        op = kronops.kron(*factors)
+        x = draw(op.shape[1], 3)
+        assert way not in {step.kind for _, step in op._products.plan(1, 3, op.dtype).steps}
+        assert error(op @ x, reference(factors, x)) < 1e-14
+
+    def test_where_threads_of_blas_have_no_others_beside_them(self):
+        """Ours share what is larger, and half precision is multiplied in plain loops."""
+        backend = NumpyBackend("numpy", np)
+        with settings(threads=4, compiled=False):
+            turning = backend.machine("float32", 2**20).turning
+            assert (turning.itemsize, turning.threads) == (4, 4)
+            assert backend.machine("float32", 2**22).turning is None
+            assert backend.machine("float16", 2**20).turning is None
+        with settings(threads=1, compiled=False):
+            assert backend.machine("float32", 2**20).turning is None
+
+    def test_factors_that_are_no_matrices_stay_where_they_are(self, way):
+        diagonal, matrix = draw(4), draw(3, 3)
+        op = kronops.kron(kronops.DiagonalOperator(diagonal), matrix)
+        x = draw(12)
+        assert error(op @ x, np.kron(np.diag(diagonal), matrix) @ x) < 1e-14
+
+
 class TestPrograms:
     """What is kept for each shape of vectors, and what it is made of."""
 
@@ -481,7 +551,7 @@ class TestSizesThatAreWorthThreads:
             with settings(threads=2, compiled=compiled):
                 op @ draw(math.prod(sizes), dtype="float32")
                 work = op._products.plan(1, 1, np.dtype("float32")).machine.work
-            assert max(map(len, given)) == most
+            assert max(map(len, given), default=1) == most
             with settings(threads=1, compiled=compiled):  # which BLAS may share in its turn
                 alone = op._products.plan(1, 1, np.dtype("float32")).machine.work
             assert (work < alone) == (most == 2)

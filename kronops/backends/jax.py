@@ -263,7 +263,7 @@ class JaxBackend(Backend):
         size = jnp.dtype(dtype).itemsize
         merged = _MERGED // size if numbers >= _LARGE else 0
         return Machine(
-            size, 4e11 / size, 0, 1e-6, 1, 3e10, math.inf, 0, merged, work=0, compiler=Xla(size)
+            size, 4e11 / size, 0, 1e-6, 1, 3e10, math.inf, 0, merged, 0, None, Xla(size), Xla(size)
         )
 
     def program(

@@ -13,6 +13,7 @@ from scipy.linalg.blas import get_blas_funcs
 from scipy.linalg.lapack import get_lapack_funcs
 
 from kronops.backends import pieces
+from kronops.backends.blas import Blas
 from kronops.backends.settings import current_settings, threads_for
 from kronops.backends.standard import Array, Backend, Operand
 from kronops.errors import LinAlgError
@@ -94,8 +95,12 @@ class NumpyBackend(Backend):
     # -- products with Kronecker factors -------------------------------------------------------
 
     def machine(self, dtype: Any, numbers: int) -> Machine:
-        """One core's; with kernels for vectors that are worth it, if Numba is installed."""
+        """One core's, and BLAS's with its threads; with kernels for vectors that are worth it."""
         machine = _MACHINES.get(np.dtype(dtype), _LOOPS)
+        threads = current_settings().threads // threads_for(numbers)
+        if machine.work and threads > 1:
+            turning = Blas(machine.itemsize, machine.flops, threads)
+            machine = machine._replace(turning=turning)
         if threads_for(numbers) == 1 and machine.work:
             # Not where BLAS would start threads matters then, but where it begins to copy.
             machine = machine._replace(work=SMALL)

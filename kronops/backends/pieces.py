@@ -8,18 +8,29 @@ below the size from which BLAS starts threads of its own.
 from __future__ import annotations
 
 import contextvars
+import dataclasses
 import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from kronops.backends.settings import current_settings, threads_for
 from kronops.backends.standard import Array, Operand
-from kronops.planning import FEW, SMALL, Machine, Plan, Step, Sweep, is_gathered
+from kronops.planning import (
+    FEW,
+    SMALL,
+    TO_BACK,
+    TO_FRONT,
+    Machine,
+    Plan,
+    Step,
+    Sweep,
+    is_gathered,
+)
 
 __all__ = ["program"]
 
@@ -62,7 +73,7 @@ def _then(first: Function, second: Function) -> Function:
 
 def _sweep(
     sweep: Sweep, operands: Sequence[Operand], dtype: Any, machine: Machine, owned: bool
-) -> list[Function | _Whole | _Pieces]:
+) -> list[Function | _Whole | _Turned | _Pieces]:
     """What carries the sweep out; ``owned``: it may write to what it is given."""
     if sweep.steps[0].kind == "operator":
         return list(operands)
@@ -91,8 +102,10 @@ def _cast(operand: Operand, dtype: Any) -> Operand:
 
 def _alone(
     sweep: Sweep, step: Step, operand: Array, machine: Machine, small: bool
-) -> Function | _Whole:
+) -> Function | _Whole | _Turned:
     left, right = sweep.before * step.left, step.right * sweep.after
+    if step.kind in (TO_FRONT, TO_BACK):
+        return _Turned(operand, step.kind == TO_FRONT, left * step.rows * right)
     if is_gathered(step, left, right):
         return functools.partial(_gathered, np.ascontiguousarray(operand), left, right)
     multiply = _multiplication(step, operand, left, right, machine)
@@ -101,16 +114,14 @@ def _alone(
     return _Whole(multiply, left * step.rows * right)
 
 
-class _Whole(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Whole:
     """A step on whole vectors, into an array that is given."""
 
     multiply: _Multiplication
     size: int
 
-    @property
-    def in_place(self) -> bool:
-        """Whether that array may be the vector itself."""
-        return False
+    in_place: ClassVar[bool] = False  # whether that array may be the vector itself
 
     @property
     def dtype(self) -> Any:
@@ -123,6 +134,30 @@ class _Whole(NamedTuple):
         source, target = multiply.view(x, multiply.source), multiply.view(made, multiply.target)
         parts = _parts(multiply.batch, threads_for(max(x.size, self.size)))
         _share(lambda part: multiply(source[part], target[part]), parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Turned:
+    """One long product with the transpose, which BLAS reads as it is, and may share."""
+
+    operand: Array
+    to_front: bool
+    size: int
+
+    in_place: ClassVar[bool] = False
+
+    @property
+    def dtype(self) -> Any:
+        """Of the array."""
+        return self.operand.dtype
+
+    def __call__(self, x: Array, made: Array) -> None:
+        """Make so many numbers."""
+        rows, columns = self.operand.shape
+        if self.to_front:
+            np.matmul(self.operand, x.reshape(-1, columns).T, out=made.reshape(rows, -1))
+        else:
+            np.matmul(x.reshape(columns, -1).T, self.operand.T, out=made.reshape(-1, rows))
 
 
 def _plain(multiply: _Multiplication) -> Function:
@@ -339,7 +374,7 @@ class _InTurns:
     from there: a block that is asked for here, and never touched, makes it keep these two arrays.
     """
 
-    def __init__(self, sweeps: Sequence[_Whole | _Pieces]) -> None:
+    def __init__(self, sweeps: Sequence[_Whole | _Turned | _Pieces]) -> None:
         self.dtype = sweeps[-1].dtype
         self.size = sweeps[-1].size
         turns, turn = [], True
@@ -370,7 +405,7 @@ class _InTurns:
         return x
 
 
-_INTO = _Whole, _Pieces
+_INTO = _Whole, _Turned, _Pieces
 
 # -- a step as one call of NumPy -------------------------------------------------------------------
 
