@@ -70,7 +70,7 @@ class Compiler(Protocol):
 
 
 class Turning(Protocol):
-    """How long products take that move their axis to the other end of the vector: seconds."""
+    """How long products take, from memory to memory, that move their axis to the other end."""
 
     def turned(self, kind: str, rows: int, columns: int, others: int) -> float:
         """Of one that makes the last axis the first, or the first the last; infinite for no way."""
@@ -466,6 +466,8 @@ def _sweep_seconds(sweep: Sweep, machine: Machine) -> float:
     moved = (sweep.rows + sweep.columns) * before * after * machine.itemsize
     memory = moved / _rate(moved, machine)
     seconds = sum(_seconds(step, before, after, machine) for step in steps)
+    if steps[0].kind in (TO_FRONT, TO_BACK):
+        return seconds  # the memory is a part of it
     compiled = all(step.kind == "compiled" for step in steps)  # they wait for nothing
     seconds = max(seconds, memory) if compiled else seconds + memory
     return seconds + (sweep.pieces - 1) * len(steps) * machine.start

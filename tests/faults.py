@@ -108,7 +108,8 @@ def run_all(jobs: Iterable[tuple[dict, list[str]]]) -> Iterator[tuple[dict, str]
                 if fault:
                     (copy / "sound").rename(copy / fault["file"])
                 free.append(copy)
-                yield fault, verdict(copy / "failed", os.waitstatus_to_exitcode(status))
+                status = os.waitstatus_to_exitcode(status)
+                yield fault, verdict(fault.get("name"), copy / "failed", status)
 
 
 def plant(path: Path, old: str, new: str, sound: Path) -> None:
@@ -152,17 +153,17 @@ class FirstFailure:
     pytest_collectreport = pytest_runtest_logreport
 
 
-def verdict(failed: Path, status: int) -> str:
+def verdict(name: str | None, failed: Path, status: int) -> str:
     """What a process noted; ``""`` if its tests passed."""
     if status < 0:
         failed.unlink(missing_ok=True)
         return "they do not end" if -status == signal.SIGALRM else "the interpreter crashes"
     if failed.exists():
-        name = failed.read_text()
+        test = failed.read_text()
         failed.unlink()
-        return name
+        return test
     if status:
-        raise SystemExit(f"pytest ended with {pytest.ExitCode(status)!r}, and no test failed")
+        raise SystemExit(f"{name}: {pytest.ExitCode(status)!r} of pytest, and no test failed")
     return ""
 
 

@@ -23,7 +23,8 @@ _COPIED = 3e10  # bytes per second that are read, copied, and written in the end
 _ROW = 1.2e-9  # seconds of a row, which is as long as the factor
 _SHARED = 0.85  # of a thread's time that is used where several work
 _PAGES = 64  # pages that the processor finds at once
-_FAR = 2**23  # bytes of an array that no cache holds
+_FAR = 2**23  # bytes of an array that no cache holds,
+_MEMORY = 2e10  # and bytes per second from and to where it is
 
 
 class Blas(NamedTuple):
@@ -42,13 +43,14 @@ class Blas(NamedTuple):
             lanes = _REGISTER // self.itemsize
             return _START + 2 * -(-rows // lanes) * lanes * columns * others / self.flops
         moved = (rows * columns + (rows + columns) * others) * self.itemsize
+        far = columns * others * self.itemsize > _FAR
         slower = 1.0
         if kind == TO_FRONT:
             slower = max(1.0, 10 / self.itemsize)
-        elif columns >= _PAGES and columns * others * self.itemsize > _FAR:
+        elif far and columns >= _PAGES:
             slower = 5.0
         alone = 2 * work / self.flops + moved * slower / _COPIED + others * _ROW
-        return _START + alone / (_SHARED * self.threads)
+        return _START + alone / (_SHARED * self.threads) + (moved / _MEMORY if far else 0.0)
 
     def transposed(self, rows: int, columns: int) -> float:
         """Nothing where there is one vector; several are multiplied where they are."""
