@@ -384,9 +384,7 @@ def test_operators_count_for_themselves():
 class TestTurning:
     """Plans whose products move the factor's axis to the other end of the vector."""
 
-    COMPILED = MACHINE._replace(
-        cache=0, merged=0, far=math.inf, compiler=Xla(8), turning=Xla(8)
-    )
+    COMPILED = MACHINE._replace(cache=0, merged=0, far=math.inf, compiler=Xla(8), turning=Xla(8))
 
     @staticmethod
     def kinds(made):
