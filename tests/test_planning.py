@@ -478,6 +478,10 @@ class TestBlas:
         short = [blas.turned(TO_BACK, 8, 8, 4096) for blas in (self.ONE, self.TWO)]
         assert short[0] == short[1]
 
+    def test_a_hundred_threads_are_not_a_hundred_times_as_fast(self):
+        four, many = (Blas(8, 5e10, threads).turned(TO_BACK, 64, 64, 4096) for threads in (4, 100))
+        assert many == four
+
     def test_few_rows_are_not_worth_a_copy_of_the_factor(self):
         assert self.TWO.turned(TO_BACK, 100, 100, 127) == math.inf
         assert self.TWO.turned(TO_BACK, 100, 100, 128) < math.inf

@@ -1294,19 +1294,22 @@ def test_half_precision_beside_single(half):
 
 @pytest.mark.parametrize("sizes", [(10, 10), (4, 4, 4), (1, 9), (20, 30)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
-def test_small_products_are_those_of_the_matrix(sizes, dtype):
+@pytest.mark.parametrize("followed", [False, True], ids=["host", "tracked"])
+def test_small_products_are_those_of_the_matrix(sizes, dtype, followed):
+    """By NumPy, or by PyTorch's own functions, which derivatives follow."""
     factors = [torch.randn(p, p, dtype=dtype) for p in sizes]
     op = kron(*factors)
-    x = torch.randn(op.shape[1], dtype=dtype)
+    x = torch.randn(op.shape[1], dtype=dtype, requires_grad=followed)
     expected = functools.reduce(torch.kron, factors) @ x
     torch.testing.assert_close(op @ x, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close((op @ x[:, None])[:, 0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_product_that_does_nothing_is_memory_of_its_own():
+@pytest.mark.parametrize("followed", [False, True], ids=["host", "tracked"])
+def test_a_product_that_does_nothing_is_memory_of_its_own(followed):
     like = torch.zeros(1)
     op = kron(IdentityOperator(3, like=like), IdentityOperator(2, like=like))
-    x = torch.randn(6)
+    x = torch.randn(6, requires_grad=followed)
     assert (op @ x).data_ptr() != x.data_ptr()
 
 

@@ -22,6 +22,7 @@ _ALONE = 2**18  # multiplications up to which one thread works
 _COPIED = 3e10  # bytes per second that are read, copied, and written in the end
 _ROW = 1.2e-9  # seconds of a row, which is as long as the factor
 _SHARED = 0.85  # of a thread's time that is used where several work
+_COUNTED = 4  # threads at most, for two were measured, and memory does not grow with them
 _PAGES = 64  # pages that the processor finds at once
 _FAR = 2**23  # bytes of an array that no cache holds,
 _MEMORY = 2e10  # and bytes per second from and to where it is
@@ -50,7 +51,8 @@ class Blas(NamedTuple):
         elif far and columns >= _PAGES:
             slower = 5.0
         alone = 2 * work / self.flops + moved * slower / _COPIED + others * _ROW
-        return _START + alone / (_SHARED * self.threads) + (moved / _MEMORY if far else 0.0)
+        threads = min(self.threads, _COUNTED)
+        return _START + alone / (_SHARED * threads) + (moved / _MEMORY if far else 0.0)
 
     def transposed(self, rows: int, columns: int) -> float:
         """Nothing where there is one vector; several are multiplied where they are."""
