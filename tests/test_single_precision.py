@@ -130,3 +130,4 @@ def test_series(library, option):
     assert units(op.multiply_inverse(library(v)), wide.multiply_inverse(v.astype(float))) < 12
     assert units(op.multiply(library(v)), wide.multiply(v.astype(float))) < 6
     assert units(op.logdet(), wide.logdet()) < 4
+    assert op.logdet().dtype == library(v).dtype

@@ -342,18 +342,13 @@ class SeriesOperator(LinearOperator):
             self._check_weights(refuse=False)
             values = DiagonalOperator(self._congruence.f, check_finite=False)
             sign, more = values._slogdet()
-            return xp.astype(sign, self.dtype, copy=False), self._real(logabsdet + more)
+            return sign, logabsdet + more
         spectra = [xp.linalg.diagonal(self.backend.schur(side.lag)[0]) for side in self._sides]
         _ = self._doublings  # refuses correlations that do not decay
         resolvent = xp.sum(xp.log(xp.abs(1 - spectra[0][:, None] * spectra[1])))
         more = xp.sum(xp.log(self._safe_gaps)) + in_ * out * math.log(self.timesteps)
         sign = xp.ones((), dtype=self.dtype, device=self.device)
-        return sign, self._real(logabsdet + more - 2 * xp.astype(resolvent, logabsdet.dtype))
-
-    def _real(self, number: Array) -> Array:
-        """In the operator's own precision."""
-        xp = self.backend.xp
-        return xp.astype(number, self.backend.real_dtype(self.dtype), copy=False)
+        return sign, logabsdet + more - 2 * xp.astype(resolvent, logabsdet.dtype)
 
     def _diagonal(self) -> Array:
         if self.option == 2:
