@@ -607,6 +607,16 @@ def test_inference_mode():
     torch.testing.assert_close(everything(op, op.damped(c), x), wanted)
 
 
+def test_what_inference_mode_made_first_may_be_differentiated():
+    """PyTorch refuses to save a tensor of that mode for a derivative."""
+    a, b, x, _ = inputs("definite")
+    op, y = kron(a, b), x.clone().requires_grad_()
+    wanted = torch.autograd.grad((kron(a, b).pinv() @ y).sum(), y)
+    with torch.inference_mode():
+        op.pinv() @ x
+    torch.testing.assert_close(torch.autograd.grad((op.pinv() @ y).sum(), y), wanted)
+
+
 @pytest.mark.parametrize("requires_grad", [True, False])
 def test_tensors_of_the_user_are_left_as_they_are(requires_grad):
     tensors = tuple(t.clone().requires_grad_(requires_grad) for t in inputs("definite"))

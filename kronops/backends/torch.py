@@ -265,7 +265,7 @@ class TorchBackend(Backend):
         eager = matrix.is_complex() and not torch.compiler.is_compiling()
         if eager and functorch.is_functorch_wrapped_tensor(matrix):
             return torch.complex(matrix.mT.real, -matrix.mT.imag)  # conj has no batching rule
-        return torch.adjoint(matrix)  # mH as an attribute is one that the compiler guards by id
+        return torch.adjoint(matrix)
 
     # -- products with Kronecker factors -------------------------------------------------------
 
