@@ -59,7 +59,8 @@ def settings(*, threads: int | None = None, compiled: bool | None = None) -> Ite
         How many may work at a product of NumPy arrays, or of PyTorch tensors on the host; by
         default the processors, or what ``OMP_NUM_THREADS`` says. Vectors of less than four million
         numbers are not worth it, and large products of two matrices are left to BLAS, which has
-        threads of its own.
+        threads of its own. With more than one, single vectors are multiplied in a form that these
+        share, where that is faster.
     compiled : bool, optional
         Whether small factors are applied by compiled kernels. To NumPy arrays, and to PyTorch
         tensors on the host, they are by default where Numba is installed (the extra ``numba``); to
