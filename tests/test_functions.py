@@ -279,3 +279,13 @@ def test_a_norm_out_of_range_that_a_rank_depends_on_is_an_error():
     unlike = 1e200 * np.diag([1.0, 1e-9])
     with pytest.raises(OverflowError, match="out of range"):
         kron(unlike, unlike).pinv()
+
+
+def test_signs_of_factors_and_of_the_scale_are_one_sign():
+    """Two negative ones make a positive one; what is left over makes no covariance."""
+    negative = -2.0 * kron(-A, B)
+    root = negative._root()
+    np.testing.assert_allclose((root @ root.H).to_dense(), 2 * np.kron(A, B), rtol=1e-12)
+    for op in (kron(-A, B), -kron(-A, -B), -1.0 * kron(A, B)):
+        with pytest.raises(LinAlgError, match="not positive definite: the signs"):
+            op.sample(np.random.default_rng(0))
